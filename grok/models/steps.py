@@ -1,0 +1,134 @@
+"""`StepModel`: embed, then steps, then read-out; the only interface that training and analysis know.
+
+Shape legend: B query, T position, A slot (a chosen position), D width, V output (token or value).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from grok.task import Task
+
+__all__ = ["State", "Step", "StepModel", "Tap", "pick"]
+
+State = Mapping[str, Tensor]
+"""Named streams, `[B, T, D]` each, everything a later step needs; `resid` is the one that is read out."""
+
+Tap = Callable[[str, Tensor], Tensor]
+"""Called with a hook name and its value, returns the value to go on with: a cache returns what it was given, a patch or
+an ablation something else."""
+
+
+def pick(x: Tensor, at: Tensor) -> Tensor:
+    """`x[b, at[b, a]]`: `[B, T, …]` and `[B, A]` to `[B, A, …]`."""
+    index = at.view(*at.shape, *(1,) * (x.ndim - 2)).expand(*at.shape, *x.shape[2:])
+    return x.gather(1, index)
+
+
+class Step(Protocol):
+    """One application of a block. Blocks may be shared; each application is a step with its own index."""
+
+    def __call__(self, state: State, at: Tensor | None = None, tap: Tap | None = None) -> State:
+        """The next state; only at positions `at` `[B, A]` if given, which makes the streams `[B, A, D]`."""
+        ...
+
+
+class StepModel(nn.Module, ABC):
+    """Answers queries by applying `steps` in order to a state; weights may repeat between steps.
+
+    A subclass takes a `Task` first, so that the data decide its sizes, and gives `steps`, `embed` and `readout`.
+    """
+
+    causal: bool = True
+    """Whether a position depends on earlier positions only."""
+
+    task: Task
+
+    @property
+    @abstractmethod
+    def steps(self) -> Sequence[Step]:
+        """The steps in order, one entry per application."""
+
+    @abstractmethod
+    def embed(self, inputs: Tensor, position_ids: Tensor | None = None) -> State:
+        """State before the first step, from tokens `[B, T]` or columns `[B, T, F]`."""
+
+    @abstractmethod
+    def readout(self, state: State) -> Tensor:
+        """Logits or values `[B, T, V]` at every position the state holds."""
+
+    def run(
+        self, state: State, start: int = 0, stop: int | None = None, at: Tensor | None = None, tap: Tap | None = None
+    ) -> State:
+        """Apply `steps[start:stop]`.
+
+        Args:
+            state: the state before step `start`.
+            start: first step.
+            stop: one past the last step; None means all.
+            at: `[B, A]` positions wanted after the last step, which then computes no others.
+            tap: called at every hook point, by names `steps.{i}.…`.
+        """
+        steps = self.steps
+        last = len(steps) if stop is None else stop
+        for index in range(start, last):
+            state = steps[index](
+                state, at if index == last - 1 else None, None if tap is None else _named(tap, f"steps.{index}.")
+            )
+        return state
+
+    def forward(
+        self,
+        inputs: Tensor,
+        at: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        tap: Tap | None = None,
+    ) -> Tensor:
+        """Logits or values `[B, T, V]` (`[B, A, V]` at positions `at`) for tokens `[B, T]` or columns `[B, T, F]`."""
+        state = self.embed(inputs, position_ids)
+        if at is not None and not self.steps:
+            state = {name: pick(stream, at) for name, stream in state.items()}
+        return self.readout(self.run(state, at=at, tap=tap))
+
+    def states(self, inputs: Tensor, position_ids: Tensor | None = None) -> list[State]:
+        """S[0] … S[n]: the embedding, then the state after each step."""
+        states = [self.embed(inputs, position_ids)]
+        for index in range(len(self.steps)):
+            states.append(self.run(states[-1], index, index + 1))
+        return states
+
+    @torch.no_grad()
+    def generate(self, prompt: Tensor, length: Tensor, count: int) -> Tensor:
+        """Greedy rollout: `[B, count]` tokens that follow each prompt.
+
+        Args:
+            prompt: tokens `[B, T]`, left-aligned; whatever stands after a shorter prompt is not looked at.
+            length: `[B]` length of each prompt.
+            count: tokens to generate.
+
+        Raises:
+            ValueError: if the model is not causal, or prompt and answer exceed its positions.
+        """
+        if not self.causal:
+            raise ValueError("only a causal model generates token by token")
+        width = max(prompt.shape[1], int(length.max()) + count - 1)
+        if width > self.task.positions:
+            raise ValueError(f"{width} positions needed, the model has {self.task.positions}")
+        tokens = nn.functional.pad(prompt, (0, width - prompt.shape[1]))
+        place = (length - 1)[:, None]
+        answer = []
+        for _ in range(count):
+            answer.append(self(tokens, at=place).argmax(-1))
+            place = place + 1
+            if len(answer) < count:
+                tokens = tokens.scatter(1, place, answer[-1])
+        return torch.cat(answer, 1)
+
+
+def _named(tap: Tap, prefix: str) -> Tap:
+    return lambda name, value: tap(prefix + name, value)

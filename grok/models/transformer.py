@@ -1,0 +1,193 @@
+"""The looped transformer: `layers` blocks run `loops` times; one loop is an ordinary transformer.
+
+Shape legend: B query, T position, A slot (a chosen position), D width, V output.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal, cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from grok.errors import Problem, insist
+from grok.models.layers import MLP, Activation, Attention, Norm, SwiGLU, make_norm
+from grok.models.steps import State, Step, StepModel, Tap, pick
+from grok.task import Task
+
+__all__ = ["Block", "LoopedTransformer"]
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: attention, then an MLP, each added to the residual stream."""
+
+    def __init__(self, attention: Attention, mlp: nn.Module | None, norms: Sequence[nn.Module], dropout: float) -> None:
+        super().__init__()
+        self.norm1, self.attn = norms[0], attention
+        if mlp is not None:
+            self.norm2, self.mlp = norms[1], mlp
+        self.has_mlp, self.dropout = mlp is not None, dropout
+
+    def forward(
+        self, x: Tensor, at: Tensor | None = None, position_ids: Tensor | None = None, tap: Tap | None = None
+    ) -> Tensor:
+        """`[B, T, D]` to `[B, T, D]`, or to `[B, A, D]` at positions `at` `[B, A]`."""
+        tapped = tap or _untapped
+        x = tapped("hook_resid_pre", x)
+        written = tapped("hook_attn_out", self.attn(self.norm1(x), at, position_ids, tap))
+        x = (x if at is None else pick(x, at)) + F.dropout(written, self.dropout, self.training)
+        if self.has_mlp:
+            x = tapped("hook_resid_mid", x)
+            written = tapped("hook_mlp_out", self.mlp(self.norm2(x), tap))
+            x = x + F.dropout(written, self.dropout, self.training)
+        return tapped("hook_resid_post", x)
+
+
+def _untapped(_: str, value: Tensor) -> Tensor:
+    return value
+
+
+class LoopedTransformer(StepModel):
+    """A GPT-2-like decoder whose stack of `layers` blocks is run `loops` times with the same weights.
+
+    `layers=8, loops=1` is the model of Wang et al. 2024; `layers=4, loops=2` their parameter-sharing variant (appendix
+    E.2): embeddings and positions are added once, the final norm is applied once. `layers=1, loops=L` is ALBERT's
+    sharing. Weights are initialised as in GPT-2: N(0, 0.02), projections that write into the residual stream by
+    0.02 / sqrt(2 · depth).
+
+    Args:
+        task: sizes, from the data.
+        width: D, width of the residual stream.
+        layers: blocks stored.
+        loops: times the stack is run; the depth is `layers · loops`.
+        heads: attention heads, a divisor of `width`.
+        mlp: `mlp`, `swiglu`, or `none` for attention only.
+        hidden: hidden width of the MLP; None means 4 · `width`.
+        activation: of the MLP.
+        norm: `layer`, `rms` or `none`.
+        positions: `learned`, `rope`, or `none`.
+        causal: whether a position sees earlier positions only.
+        tied: read out with the token embedding (continuous inputs always have a read-out of their own).
+        bias: biases of attention and MLP.
+        dropout: on embeddings, attention patterns and what blocks write.
+        re_embed: between loops add the expected token embedding, softmax(logits / temperature) @ embedding (an
+            undocumented option of the code of Wang et al. 2024).
+        re_embed_temperature: of that softmax.
+        init_std: standard deviation of the initial weights.
+        init_depth: `stored` counts `layers` in the residual initialisation, as the reference code does even when the
+            stack is run twice; `effective` counts `layers · loops`.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        width: int = 768,
+        layers: int = 8,
+        loops: int = 1,
+        heads: int = 12,
+        mlp: Literal["mlp", "swiglu", "none"] = "mlp",
+        hidden: int | None = None,
+        activation: Activation = "gelu_tanh",
+        norm: Norm = "layer",
+        positions: Literal["learned", "rope", "none"] = "learned",
+        causal: bool = True,
+        tied: bool = True,
+        bias: bool = True,
+        dropout: float = 0.0,
+        re_embed: bool = False,
+        re_embed_temperature: float = 1.0,
+        init_std: float = 0.02,
+        init_depth: Literal["stored", "effective"] = "stored",
+    ) -> None:
+        super().__init__()
+        insist(self.check(width, layers, loops, heads, hidden, positions, dropout, re_embed_temperature))
+        if re_embed and task.tokens is None:
+            insist([Problem("re_embed", True, "needs token inputs; this task has continuous columns")])
+        self.task, self.causal, self.loops, self.dropout = task, causal, loops, dropout
+        self.re_embed, self.re_embed_temperature = re_embed, re_embed_temperature
+        self.embedding: nn.Embedding | nn.Linear = (
+            nn.Embedding(task.tokens, width) if task.tokens is not None else nn.Linear(task.features or 0, width)
+        )
+        self.position = nn.Embedding(task.positions, width) if positions == "learned" else None
+        self.blocks = nn.ModuleList()
+        for _ in range(layers):
+            attention = Attention(width, heads, causal, bias, dropout, rope=positions == "rope")
+            inner = _make_mlp(mlp, width, hidden or 4 * width, activation, bias)
+            self.blocks.append(Block(attention, inner, [make_norm(norm, width) for _ in range(2)], dropout))
+        self.norm = make_norm(norm, width)
+        self.head = None if tied and task.tokens == task.outputs else nn.Linear(width, task.outputs, bias=False)
+        self._initialise(init_std, layers * (loops if init_depth == "effective" else 1))
+
+    @staticmethod
+    def check(
+        width: int = 768,
+        layers: int = 8,
+        loops: int = 1,
+        heads: int = 12,
+        hidden: int | None = None,
+        positions: str = "learned",
+        dropout: float = 0.0,
+        re_embed_temperature: float = 1.0,
+    ) -> list[Problem]:
+        """Problems with the arguments of the constructor."""
+        sizes = {"width": width, "layers": layers, "loops": loops, "heads": heads, "hidden": hidden}
+        problems = [
+            Problem(name, size, "use 1 or more") for name, size in sizes.items() if size is not None and size < 1
+        ]
+        if not problems and width % heads:
+            problems.append(Problem("heads", heads, f"use a divisor of width={width}"))
+        elif not problems and positions == "rope" and width // heads % 2:
+            problems.append(Problem("heads", heads, f"rotary positions need an even head width, not {width // heads}"))
+        if not 0 <= dropout < 1:
+            problems.append(Problem("dropout", dropout, "use a share in [0, 1)"))
+        if re_embed_temperature <= 0:
+            problems.append(Problem("re_embed_temperature", re_embed_temperature, "use a positive number"))
+        return problems
+
+    def _initialise(self, std: float, depth: int) -> None:
+        for name, parameter in self.named_parameters():
+            if parameter.ndim >= 2:
+                writes = name.startswith("blocks.") and name.endswith("out.weight")
+                nn.init.normal_(parameter, std=std / math.sqrt(2 * depth) if writes else std)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    @property
+    def steps(self) -> Sequence[Step]:
+        """Every block application in order; re-embedding belongs to the first application of the next loop."""
+        return [
+            partial(self._step, cast(Block, block), self.re_embed and loop > 0 and index == 0)
+            for loop in range(self.loops)
+            for index, block in enumerate(self.blocks)
+        ]
+
+    def _step(
+        self, block: Block, re_embed: bool, state: State, at: Tensor | None = None, tap: Tap | None = None
+    ) -> State:
+        x = state["resid"]
+        if re_embed:
+            x = x + (self.readout(state) / self.re_embed_temperature).softmax(-1) @ self.embedding.weight
+        return {**state, "resid": block(x, at, state.get("position_ids"), tap)}
+
+    def embed(self, inputs: Tensor, position_ids: Tensor | None = None) -> State:
+        """See `StepModel.embed`; positions are 0, 1, 2, … unless given."""
+        x = self.embedding(inputs)
+        if self.position is not None:
+            x = x + (self.position.weight[: x.shape[1]] if position_ids is None else self.position(position_ids))
+        state = {"resid": F.dropout(x, self.dropout, self.training)}
+        return state if position_ids is None else {**state, "position_ids": position_ids}
+
+    def readout(self, state: State) -> Tensor:
+        """See `StepModel.readout`: final norm, then the (tied) read-out."""
+        x = self.norm(state["resid"])
+        weight = self.embedding.weight if self.head is None else self.head.weight
+        return F.linear(x, weight)
+
+
+def _make_mlp(kind: str, width: int, hidden: int, act: Activation, bias: bool) -> nn.Module | None:
+    if kind == "none":
+        return None
+    return SwiGLU(width, hidden, bias) if kind == "swiglu" else MLP(width, hidden, act, bias)
