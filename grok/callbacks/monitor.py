@@ -1,0 +1,106 @@
+"""`GrokkingMonitor`: when the training data were memorised, when held-out queries were answered, and when to stop."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import lightning as L
+
+from grok.callbacks.console import say
+from grok.data import RegimeDataModule
+from grok.errors import Problem, insist
+from grok.records import Milestones
+from grok.training import GrokModule
+
+__all__ = ["GrokkingMonitor"]
+
+
+class GrokkingMonitor(L.Callback):
+    """Follows the accuracy of every split, says when a milestone is passed, and may end the run after grokking.
+
+    Args:
+        threshold: accuracy that counts as memorised (training queries) and as grokked (held-out queries).
+        window: a sustained crossing needs the median of this many evaluations.
+        stop_after: optimizer steps to go on after the first held-out split has grokked for good (sustained); None
+            trains to the end.
+        lines: print one line of accuracies per evaluation.
+    """
+
+    def __init__(
+        self, threshold: float = 0.95, window: int = 5, stop_after: int | None = None, lines: bool = True
+    ) -> None:
+        insist(self.check(threshold, window, stop_after))
+        self.threshold, self.window, self.stop_after, self.lines = threshold, window, stop_after, lines
+        self.milestones = Milestones(None, (), threshold, window=window)
+
+    @staticmethod
+    def check(threshold: float = 0.95, window: int = 5, stop_after: int | None = None) -> list[Problem]:
+        """Problems with the arguments of the constructor."""
+        problems = []
+        if not 0 < threshold <= 1:
+            problems.append(Problem("threshold", threshold, "use an accuracy in (0, 1]"))
+        if window < 1:
+            problems.append(Problem("window", window, "use 1 or more evaluations"))
+        if stop_after is not None and stop_after < 0:
+            problems.append(Problem("stop_after", stop_after, "use 0 or more optimizer steps, or null"))
+        return problems
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Take the names of the splits to watch from the data."""
+        data = cast(RegimeDataModule, cast(Any, trainer).datamodule)
+        self.milestones.memorised_split = data.memorised_split
+        self.milestones.held_out_splits = data.held_out_splits
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note the accuracies of this evaluation."""
+        scores = cast(GrokModule, pl_module).scores
+        accuracy = {name: score.accuracy for name, score in scores.items() if score.accuracy is not None}
+        step = trainer.global_step
+        if self.lines:
+            shown = {name: f"{100 * value:.1f} %" for name, value in accuracy.items()}
+            shown = shown or {f"loss of {name}": f"{score.loss:.4g}" for name, score in scores.items()}
+            say(f"step {step:>7}  " + "  ".join(f"{name} {value}" for name, value in shown.items()))
+        if trainer.state.fn != "fit" or (self.milestones.steps and self.milestones.steps[-1] >= step):
+            return
+        for split, level in self.milestones.update(step, accuracy):
+            self._announce(split, level, accuracy, {name: score.n for name, score in scores.items()})
+        self._stop_if_done(trainer)
+
+    def _announce(self, split: str, level: float, accuracy: dict[str, float], sizes: dict[str, int]) -> None:
+        step = self.milestones.steps[-1]
+        held_out = next((name for name in self.milestones.held_out_splits if name in accuracy), None)
+        if split == self.milestones.memorised_split and level == self.threshold:
+            beside = f", {held_out} at {100 * accuracy[held_out]:.1f} %" if held_out else ""
+            say(f">>> memorised at step {step}: {split} {100 * accuracy[split]:.1f} %{beside}")
+        elif split in self.milestones.held_out_splits:
+            small = f" (only {sizes[split]} queries)" if sizes[split] < 100 else ""
+            say(f">>> {split} passed {100 * level:g} % at step {step}{small}")
+
+    def _stop_if_done(self, trainer: L.Trainer) -> None:
+        if self.stop_after is None or not self.milestones.grok_step:
+            return
+        split = next(iter(self.milestones.grok_step))
+        grokked = self.milestones.step_of(split, self.threshold, sustained=True)
+        if grokked is not None and trainer.global_step >= grokked + self.stop_after:
+            say(f">>> stopping: {split} has held for {trainer.global_step - grokked} steps since step {grokked}")
+            trainer.should_stop = True
+
+    def gap(self) -> float | None:
+        """Accuracy of the first held-out split minus the second: the ID–OOD gap at the last evaluation."""
+        present = [split for split in self.milestones.held_out_splits if split in self.milestones.accuracy]
+        if len(present) < 2:
+            return None
+        first, second = (self.milestones.accuracy[split][-1] for split in present[:2])
+        return first - second
+
+    def summary(self) -> dict[str, Any]:
+        """Contribution to `summary.json`."""
+        return {**self.milestones.summary(), "id_ood_gap": self.gap()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return self.milestones.state()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self.milestones.restore(state_dict)

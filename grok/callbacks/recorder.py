@@ -1,0 +1,118 @@
+"""`RunRecorder`: writes the run's record at every evaluation."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from grok.data import RegimeDataModule
+from grok.errors import BadInput
+from grok.records import Row, RunRecord, wilson
+from grok.training import GrokModule, Score
+
+__all__ = ["RunRecorder"]
+
+
+class RunRecorder(L.Callback):
+    """Appends every evaluation to `metrics.jsonl` and rewrites `summary.json` in the trainer's `default_root_dir`.
+
+    The summary joins what all callbacks with a method `summary() -> dict` contribute. Place it after them.
+
+    Args:
+        norms: record the norm of each weight matrix, and of its change since the previous evaluation.
+    """
+
+    def __init__(self, norms: bool = True) -> None:
+        self.norms = norms
+        self._previous: dict[str, Tensor] = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Refuse to mix two runs in one directory."""
+        record = RunRecord(trainer.default_root_dir)
+        if stage == "fit" and trainer.ckpt_path is None and record.metrics_path.exists():
+            raise BadInput(f"{record.directory}: already holds a run; choose another directory, or resume last.ckpt")
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """After a resume, forget what was recorded beyond the checkpoint: it happens again."""
+        if trainer.is_global_zero and trainer.global_step:
+            RunRecord(trainer.default_root_dir).truncate(trainer.global_step)
+        self._previous = _matrices(cast(GrokModule, pl_module)) if self.norms else {}
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Record this evaluation."""
+        module = cast(GrokModule, pl_module)
+        loss = module.pop_training_loss()
+        if trainer.state.fn != "fit":
+            return
+        rows = [row for name, score in module.scores.items() for row in self._score_rows(name, score, trainer)]
+        scalars = {} if loss is None else {"loss/train": loss}
+        scalars["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
+        if self.norms:
+            scalars |= self._norms(module)
+        if not trainer.is_global_zero:
+            return
+        for logger in trainer.loggers:
+            logger.log_metrics(scalars, trainer.global_step)
+        rows += [_row(trainer.global_step, None, name, value) for name, value in scalars.items()]
+        RunRecord(trainer.default_root_dir).append(rows)
+        self._write_summary(trainer, module, finished=False)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Mark the run finished if it came to its end rather than to an interruption."""
+        if trainer.is_global_zero and not trainer.interrupted:
+            self._write_summary(trainer, cast(GrokModule, pl_module), finished=True)
+
+    def _write_summary(self, trainer: L.Trainer, module: GrokModule, finished: bool) -> None:
+        summary: dict[str, Any] = {
+            "step": trainer.global_step,
+            "accuracy": {name: score.accuracy for name, score in module.scores.items()},
+            "loss": {name: score.loss for name, score in module.scores.items()},
+            "queries_in_split": {name: score.n for name, score in module.scores.items()},
+        }
+        for callback in cast(Any, trainer).callbacks:
+            if hasattr(callback, "summary"):
+                summary |= callback.summary()
+        RunRecord(trainer.default_root_dir).write_summary(summary | {"finished": finished})
+
+    @staticmethod
+    def _score_rows(split: str, score: Score, trainer: L.Trainer) -> list[Row]:
+        rows = [_row(trainer.global_step, split, "loss", score.loss, n=score.n)]
+        if score.accuracy is not None:
+            low, high = wilson(score.accuracy, score.n)
+            data = cast(RegimeDataModule, cast(Any, trainer).datamodule)
+            rows.append(
+                _row(trainer.global_step, split, "accuracy", score.accuracy, low, high, data.floor(split), score.n)
+            )
+        return rows
+
+    def _norms(self, module: GrokModule) -> dict[str, float]:
+        matrices = _matrices(module)
+        norms = {f"weight_norm/{name}": float(weight.norm()) for name, weight in matrices.items()}
+        for name, weight in matrices.items():
+            if name in self._previous:
+                norms[f"update_norm/{name}"] = float((weight - self._previous[name]).norm())
+        self._previous = matrices
+        return norms
+
+
+def _matrices(module: GrokModule) -> dict[str, Tensor]:
+    with torch.no_grad():
+        return {name: weight.detach().clone() for name, weight in module.net.named_parameters() if weight.ndim == 2}
+
+
+def _row(
+    step: int,
+    split: str | None,
+    name: str,
+    value: float,
+    low: float | None = None,
+    high: float | None = None,
+    floor: float | None = None,
+    n: int | None = None,
+) -> Row:
+    return {
+        "step": step, "split": split, "name": name, "value": value, "low": low, "high": high, "floor": floor, "n": n
+    }  # fmt: skip

@@ -1,0 +1,73 @@
+"""Randomness as a pure function: keyed hashes and permutations in integer tensor operations.
+
+The same on CPU and GPU, on any number of workers, and O(1) per element, so that no order is ever stored.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["keyed_hash", "keyed_permutation", "keyed_share", "keyed_uniform"]
+
+# Constants of SplitMix64 (Steele, Lea and Flood 2014), as signed 64-bit integers.
+_GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
+_MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
+_MIX_2 = 0x94D049BB133111EB - (1 << 64)
+_POSITIVE = (1 << 63) - 1
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    return (x >> bits) & ((1 << (64 - bits)) - 1)  # >> on int64 copies the sign bit; a hash needs zeros
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shift(x, 30)) * _MIX_1
+    x = (x ^ _shift(x, 27)) * _MIX_2
+    return x ^ _shift(x, 31)
+
+
+def keyed_hash(*parts: Tensor | int | str) -> Tensor:
+    """A 64-bit hash of all `parts`, broadcast together: int64 tensor, any sign.
+
+    Strings name the purpose (`"order"`), so that two uses of one seed are independent.
+    """
+    tensors = [part for part in parts if isinstance(part, Tensor)]
+    x = torch.zeros((), dtype=torch.int64, device=tensors[0].device if tensors else None)
+    for part in parts:
+        value = int.from_bytes(part.encode()[:7], "little") if isinstance(part, str) else part
+        x = _mix(x + _GOLDEN + value)
+    return x
+
+
+def keyed_uniform(bound: Tensor | int, *parts: Tensor | int | str) -> Tensor:
+    """An integer in `[0, bound)` for every element of the broadcast `parts`; the bias is below `bound` / 2⁶³."""
+    return (keyed_hash(*parts) & _POSITIVE) % bound
+
+
+def keyed_share(share: float, *parts: Tensor | int | str) -> Tensor:
+    """True for a `share` of all possible `parts`, decided for each by itself: a Bernoulli draw without a generator."""
+    # At most 2⁶³ - 1, not below 2⁶³: that number does not fit, and a share of 1 would silently mean none.
+    return (keyed_hash(*parts) & _POSITIVE) <= int(share * (1 << 62)) * 2 - 1
+
+
+def keyed_permutation(index: Tensor, size: int, *key: Tensor | int | str, rounds: int = 32) -> Tensor:
+    """Image of `index` under a pseudorandom permutation of `0 … size - 1`, one per `key`.
+
+    The swap-or-not shuffle (Hoang, Morris and Rogaway 2012): each round pairs x with K - x and swaps the pair or not by
+    a hash bit, so it is a permutation of *any* size by construction, without rejection and so without waiting for
+    the device.
+
+    Args:
+        index: int64 tensor of positions, any shape.
+        size: number of elements permuted, at least 1.
+        key: what selects the permutation; tensor parts broadcast with `index` (a different permutation per element).
+        rounds: swap rounds; 32 mixes a million rows well.
+    """
+    key_hash = keyed_hash(*key).to(index.device)
+    x = index
+    for round_ in range(rounds):
+        partner = (keyed_uniform(size, key_hash, 2 * round_) - x) % size
+        swap = keyed_hash(key_hash, 2 * round_ + 1, torch.maximum(x, partner)) & 1
+        x = torch.where(swap.bool(), partner, x)
+    return x

@@ -1,0 +1,216 @@
+"""What a run leaves behind: `RunRecord` (files) and `Milestones` (when it memorised, when it grokked)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import statistics
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from grok.errors import BadInput
+
+__all__ = ["Milestones", "RunRecord", "crossing", "sha256", "wilson", "write_atomically"]
+
+Row = Mapping[str, Any]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace `path` by `text` in one step: a reader, or a crash, sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    Path(file.name).replace(path)
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
+    """95 % interval of a share observed on `n` queries (Wilson 1927): honest for small n and near 0 or 1."""
+    if n == 0:
+        return 0.0, 1.0
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+class RunRecord:
+    """The record in a run directory: `metrics.jsonl`, append-only, and `summary.json`, rewritten atomically.
+
+    A line of `metrics.jsonl` is `{step, split, name, value, low, high, floor, n}`: `low` and `high` bound a 95 %
+    interval, `floor` is what chance gives, `n` the number of queries; null where there is none.
+
+    Args:
+        directory: the run directory; it need not exist yet.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        self.metrics_path = self.directory / "metrics.jsonl"
+        self.summary_path = self.directory / "summary.json"
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """Add lines at the end."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with self.metrics_path.open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+
+    def rows(self, name: str | None = None) -> list[dict[str, Any]]:
+        """All lines, or those called `name`.
+
+        Raises:
+            BadInput: if a line is not readable, with its number.
+        """
+        if not self.metrics_path.exists():
+            return []
+        rows = []
+        for number, line in enumerate(self.metrics_path.read_text().splitlines(), 1):
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                raise BadInput(f"{self.metrics_path}, line {number}: not JSON; remove the line") from None
+        return [row for row in rows if name is None or row["name"] == name]
+
+    def truncate(self, step: int) -> None:
+        """Forget everything after `step`: a resumed run writes it again. A half-written last line goes too."""
+        if not self.metrics_path.exists():
+            return
+        kept = []
+        for line in self.metrics_path.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except json.JSONDecodeError:
+                continue
+        write_atomically(self.metrics_path, "".join(kept))
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Replace `summary.json`."""
+        write_atomically(self.summary_path, json.dumps(summary, indent=2) + "\n")
+
+    def summary(self) -> dict[str, Any] | None:
+        """`summary.json`, or None if there is none yet."""
+        if not self.summary_path.exists():
+            return None
+        try:
+            summary: dict[str, Any] = json.loads(self.summary_path.read_text())
+        except json.JSONDecodeError:
+            raise BadInput(f"{self.summary_path}: not JSON; remove it, the next evaluation writes it again") from None
+        return summary
+
+
+def crossing(values: Sequence[float], level: float, window: int = 1) -> int | None:
+    """Index of the first value at or above `level` from which the median of `window` values is too; else None.
+
+    With `window=1` the first crossing, with `window=5` the sustained one: an isolated spike does not count.
+    """
+    for index, value in enumerate(values[: len(values) - window + 1]):
+        if value >= level and statistics.median(values[index : index + window]) >= level:
+            return index
+    return None
+
+
+class Milestones:
+    """When each split crossed each level of accuracy, and what follows from it.
+
+    Args:
+        memorised_split: the split that says when the training data are memorised; None if nothing can be.
+        held_out_splits: the splits that say when the model has grokked, most important first.
+        threshold: accuracy that counts as memorised and as grokked.
+        levels: further accuracies whose crossing is recorded.
+        window: evaluations whose median must hold for a *sustained* crossing.
+    """
+
+    def __init__(
+        self,
+        memorised_split: str | None,
+        held_out_splits: Sequence[str],
+        threshold: float = 0.95,
+        levels: Sequence[float] = (0.5, 0.95, 0.99),
+        window: int = 5,
+    ) -> None:
+        self.memorised_split, self.held_out_splits = memorised_split, tuple(held_out_splits)
+        self.threshold, self.window = threshold, window
+        self.levels = sorted({*levels, threshold})
+        self.steps: list[int] = []
+        self.accuracy: dict[str, list[float]] = {}
+
+    def update(self, step: int, accuracy: Mapping[str, float]) -> list[tuple[str, float]]:
+        """Add an evaluation; returns the (split, level) pairs crossed for the first time."""
+        before = {split: max(values, default=-1.0) for split, values in self.accuracy.items()}
+        self.steps.append(step)
+        for split, value in accuracy.items():
+            self.accuracy.setdefault(split, []).append(value)
+        return [
+            (split, level)
+            for split, value in accuracy.items()
+            for level in self.levels
+            if before.get(split, -1.0) < level <= value
+        ]
+
+    def step_of(self, split: str | None, level: float, sustained: bool = False) -> int | None:
+        """Step at which `split` first (or lastingly) reached `level`."""
+        index = crossing(self.accuracy.get(split or "", []), level, self.window if sustained else 1)
+        return None if index is None else self.steps[index]
+
+    @property
+    def memorised_step(self) -> int | None:
+        """First step at which the memorised split reached the threshold."""
+        return self.step_of(self.memorised_split, self.threshold)
+
+    @property
+    def grok_step(self) -> dict[str, int | None]:
+        """For every held-out split, the first step at which it reached the threshold."""
+        return {split: self.step_of(split, self.threshold) for split in self.held_out_splits if split in self.accuracy}
+
+    @property
+    def delay(self) -> float | None:
+        """Grok step of the first held-out split divided by the memorised step."""
+        memorised, grokked = self.memorised_step, next(iter(self.grok_step.values()), None)
+        return None if memorised is None or grokked is None else grokked / memorised
+
+    def at_memorised(self) -> dict[str, float]:
+        """Accuracy of every split at the memorised step."""
+        memorised = self.memorised_step
+        if memorised is None:
+            return {}
+        index = self.steps.index(memorised)
+        return {split: values[index] for split, values in self.accuracy.items()}
+
+    def summary(self) -> dict[str, Any]:
+        """Milestones as plain data for `summary.json`."""
+        return {
+            "memorised_step": self.memorised_step,
+            "grok_step": self.grok_step,
+            "delay": self.delay,
+            "accuracy_when_memorised": self.at_memorised(),
+            "crossings": {
+                split: {
+                    f"{level:g}": {
+                        "first": self.step_of(split, level),
+                        "sustained": self.step_of(split, level, sustained=True),
+                    }
+                    for level in self.levels
+                }
+                for split in self.accuracy
+            },
+        }
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"steps": list(self.steps), "accuracy": {split: list(v) for split, v in self.accuracy.items()}}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state`."""
+        self.steps = list(state["steps"])
+        self.accuracy = {split: list(values) for split, values in state["accuracy"].items()}

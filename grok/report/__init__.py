@@ -1,0 +1,1 @@
+"""Reports: pictures and words made from a run's record."""

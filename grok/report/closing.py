@@ -1,0 +1,57 @@
+"""The last lines of a run: what happened, and where to look."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from grok.records import RunRecord, wilson
+from grok.training import Score
+
+__all__ = ["closing_lines", "score_table"]
+
+
+def closing_lines(directory: Path) -> Iterator[str]:
+    """Milestones, final accuracies, cost and files of the run in `directory`, from its record."""
+    summary = RunRecord(directory).summary()
+    if summary is None:
+        return
+    accuracies = {split: value for split, value in summary["accuracy"].items() if value is not None}
+    yield ""
+    yield f"After {summary['step']:,} steps and {summary.get('wall_seconds', 0):,.0f} s:"
+    if (memorised := summary.get("memorised_step")) is not None:
+        yield f"  training facts memorised    step {memorised:,}"
+    for split in summary.get("grok_step", {}):
+        crossings = summary["crossings"][split]
+        passed = [
+            f"{100 * float(level):g} % at step {crossings[level]['first']:,}"
+            for level in ("0.5", "0.95")
+            if crossings.get(level, {}).get("first") is not None
+        ]
+        yield f"  {split:<27} {'passed ' + ', '.join(passed) if passed else 'never passed 50 %'}"
+    if summary.get("delay") is not None:
+        yield f"  delay (grokked/memorised)   {summary['delay']:.1f} x"
+    sizes = summary["queries_in_split"]
+    for split, value in accuracies.items():
+        yield f"  final {split:<21} {100 * value:5.1f} %  of {sizes[split]:,} queries"
+    for split, value in summary["loss"].items():
+        if split not in accuracies:
+            yield f"  final loss {split:<16} {value:.4g}"
+    yield "Look:"
+    yield f"  tensorboard --logdir {directory}"
+    figure = directory / "figures" / "accuracy.png"
+    if figure.exists():
+        yield f"  {figure}"
+    yield f"  {directory / 'summary.json'}"
+
+
+def score_table(scores: Mapping[str, Score]) -> Iterator[str]:
+    """Accuracy with its 95 % interval, loss and number of queries of every split."""
+    yield f"{'split':<22} {'accuracy':>9}  {'95 % interval':>17} {'loss':>10} {'queries':>9}"
+    for split, score in scores.items():
+        if score.accuracy is None:
+            accuracy = interval = "–"
+        else:
+            accuracy = f"{100 * score.accuracy:.1f} %"
+            interval = " – ".join(f"{100 * bound:.1f} %" for bound in wilson(score.accuracy, score.n))
+        yield f"{split:<22} {accuracy:>9}  {interval:>17} {score.loss:>10.4g} {score.n:>9,}"

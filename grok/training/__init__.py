@@ -1,0 +1,16 @@
+"""Training: how a model learns."""
+
+from grok.training.module import GrokModule, Score
+from grok.training.objectives import CrossEntropy, Objective, SquaredError, Stablemax
+from grok.training.optimizers import Warmup, parameter_groups
+
+__all__ = [
+    "CrossEntropy",
+    "GrokModule",
+    "Objective",
+    "Score",
+    "SquaredError",
+    "Stablemax",
+    "Warmup",
+    "parameter_groups",
+]

@@ -1,0 +1,216 @@
+"""`GrokModule`: a `StepModel` trained in blocks of optimizer steps, and evaluated on named splits."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torchmetrics import MeanMetric
+
+from grok.data import Batch, Block, RegimeDataModule, Split
+from grok.errors import Problem, insist
+from grok.models import LoopedTransformer, StepModel
+from grok.models.steps import pick
+from grok.task import Task
+from grok.training.objectives import CrossEntropy, Objective
+from grok.training.optimizers import Warmup, parameter_groups
+
+__all__ = ["GrokModule", "Score"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Result on one split: exact match over all slots (None where nothing is right or wrong), loss, queries."""
+
+    accuracy: float | None
+    loss: float
+    n: int
+
+
+class GrokModule(L.LightningModule):
+    """Trains a step model. One Lightning training step does a block of K optimizer steps.
+
+    Everything that belongs to an optimizer step (clipping, the schedule, the moving average) happens at that step, so K
+    changes nothing but speed: weights and averages are equal to the bit for every K.
+
+    Args:
+        task: sizes; the command line takes them from the data.
+        net: makes the model from the task.
+        optimizer: makes the optimizer from parameter groups.
+        schedule: makes the learning-rate schedule, one step per optimizer step; None keeps the rate.
+        objective: what is minimised; None means cross-entropy.
+        decay: whether weight decay acts on matrices only (biases and norm gains do not decay), or on all weights.
+        clip: largest global norm of the gradient; None does not clip.
+        ema_decay: keep a moving average of the weights with this decay per optimizer step, and evaluate and save it.
+        block: K, optimizer steps per Lightning training step.
+        read_out: run the last block and the read-out at the `supervised` positions only, or `everywhere` as the
+            reference code does; the loss and the gradients are the same.
+        seed: fixes the initial weights. `grok` passes its `--seed_everything`.
+        init_seed: fixes the initial weights alone; None takes it from `seed`.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        net: Callable[[Task], StepModel] = LoopedTransformer,
+        optimizer: Callable[[Any], Optimizer] = AdamW,
+        schedule: Callable[[Optimizer], LRScheduler] | None = None,
+        objective: Objective | None = None,
+        decay: Literal["matrices", "all"] = "matrices",
+        clip: float | None = 1.0,
+        ema_decay: float | None = None,
+        block: int = 50,
+        read_out: Literal["supervised", "everywhere"] = "supervised",
+        seed: int = 0,
+        init_seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        insist(self.check(clip, ema_decay, block))
+        self.automatic_optimization = False
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed if init_seed is None else init_seed)
+            self.net = net(task)
+        self.ema = None if ema_decay is None else copy.deepcopy(self.net).requires_grad_(False)
+        self._average = None if ema_decay is None else get_ema_multi_avg_fn(ema_decay)  # type: ignore[no-untyped-call]
+        self.objective = objective or CrossEntropy()
+        self.make_optimizer, self.make_schedule, self.decay = optimizer, schedule, decay
+        self.clip, self.block, self.read_out = clip, block, read_out
+        self.metrics = nn.ModuleDict()
+        self.scores: dict[str, Score] = {}
+        self._loss_sum: Tensor | None = None
+        self._loss_steps = 0
+
+    @staticmethod
+    def check(clip: float | None = 1.0, ema_decay: float | None = None, block: int = 50) -> list[Problem]:
+        """Problems with the arguments of the constructor."""
+        problems = []
+        if clip is not None and clip <= 0:
+            problems.append(Problem("clip", clip, "use a positive norm, or null not to clip"))
+        if ema_decay is not None and not 0 < ema_decay < 1:
+            problems.append(Problem("ema_decay", ema_decay, "use a decay between 0 and 1, or null for no average"))
+        if block < 1:
+            problems.append(Problem("block", block, "use 1 or more optimizer steps"))
+        return problems
+
+    # ------------------------------------------------------------------ training
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer over decaying and non-decaying weights, and its schedule, counted in optimizer steps."""
+        optimizer = self.make_optimizer(parameter_groups(self.net, self.decay))
+        if self.make_schedule is None:
+            return optimizer
+        schedule = self.make_schedule(optimizer)
+        if isinstance(schedule, Warmup) and schedule.decay_to is None:
+            schedule.decay_to = self.trainer.max_steps
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def loss(self, batch: Batch, world: int = 1) -> Tensor:
+        """Loss of this rank's share, scaled so that the mean over `world` ranks is the mean over the global batch."""
+        queries = batch.queries
+        outputs = self._outputs(self.net, queries)
+        losses = self.objective(outputs, queries.targets) * queries.mask
+        return cast(Tensor, losses.sum() * (world / batch.supervised))
+
+    def _outputs(self, net: StepModel, queries: Split) -> Tensor:
+        if self.read_out == "everywhere":
+            return pick(net(queries.inputs, position_ids=queries.position_ids), queries.at)
+        return cast(Tensor, net(queries.inputs, at=queries.at, position_ids=queries.position_ids))
+
+    def training_step(self, block: Block, _: int) -> None:
+        """K optimizer steps. Nothing here waits for the device or logs."""
+        optimizer = cast(Any, self.optimizers())
+        schedule = cast(LRScheduler | None, self.lr_schedulers())
+        world = self.trainer.world_size
+        for batch in block:
+            loss = self.loss(batch, world)
+            self.manual_backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+            if schedule is not None:
+                schedule.step()
+            if self.ema is not None and self._average is not None:
+                self._average(list(self.ema.parameters()), list(self.net.parameters()), 0)
+            self._loss_sum = loss.detach() if self._loss_sum is None else self._loss_sum + loss.detach()
+            self._loss_steps += 1
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip here: under fp16 the gradients have just been unscaled."""
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
+
+    def pop_training_loss(self) -> float | None:
+        """Mean training loss of this rank since the last call; waits for the device."""
+        if self._loss_sum is None:
+            return None
+        mean = float(self._loss_sum) / self._loss_steps
+        self._loss_sum, self._loss_steps = None, 0
+        return mean
+
+    # ------------------------------------------------------------------ evaluation
+
+    @property
+    def evaluated(self) -> StepModel:
+        """The model that is evaluated and saved for analysis: the moving average if there is one."""
+        return self.net if self.ema is None else self.ema
+
+    @property
+    def split_names(self) -> list[str]:
+        """Names of the evaluation splits, in the order of the data loaders."""
+        return list(self._data.splits)
+
+    @property
+    def _data(self) -> RegimeDataModule:
+        return cast(RegimeDataModule, cast(Any, self.trainer).datamodule)
+
+    def setup(self, stage: str) -> None:
+        """Make the metrics of each split."""
+        if stage != "predict":
+            for name in self.split_names:
+                # NaN must show up as NaN, not be left out of the mean
+                kinds = ("accuracy", "loss") if self.objective.exact else ("loss",)
+                self.metrics[name] = nn.ModuleDict({kind: MeanMetric(nan_strategy="disable") for kind in kinds})
+
+    def validation_step(self, queries: Split, _: int, dataloader_idx: int = 0) -> None:
+        """Count the right answers of one piece of one split."""
+        metrics = cast(Mapping[str, MeanMetric], self.metrics[self.split_names[dataloader_idx]])
+        outputs = self._outputs(self.evaluated, queries)
+        metrics["loss"].update(self.objective(outputs, queries.targets)[queries.mask])
+        if self.objective.exact:
+            right = self.objective.correct(outputs, queries.targets) | ~queries.mask
+            metrics["accuracy"].update(right.all(1).float())
+
+    test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        """Gather `scores` over all processes and log them as `accuracy/SPLIT` and `loss/SPLIT`."""
+        self.scores = {name: self._score(name) for name in self.split_names}
+        values = {f"loss/{name}": score.loss for name, score in self.scores.items()}
+        values |= {
+            f"accuracy/{name}": score.accuracy for name, score in self.scores.items() if score.accuracy is not None
+        }
+        # The entry `step` makes optimizer steps, not blocks, the loggers' x axis.
+        values["step"] = float(self.trainer.global_step)
+        self.log_dict(values, sync_dist=self.trainer.world_size > 1)
+
+    on_test_epoch_end = on_validation_epoch_end
+
+    def _score(self, name: str) -> Score:
+        metrics = cast(Mapping[str, MeanMetric], self.metrics[name])
+        values = {kind: float(metric.compute()) for kind, metric in metrics.items()}
+        for metric in metrics.values():
+            metric.reset()
+        return Score(values.get("accuracy"), values["loss"], len(self._data.splits[name]))
+
+    def predict_step(self, queries: Split, _: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """Answers `[B, A]` (tokens, or values), beside inputs, targets and mask."""
+        outputs = self._outputs(self.evaluated, queries)
+        answer = outputs.argmax(-1) if not queries.targets.is_floating_point() else outputs.squeeze(-1)
+        return {"inputs": queries.inputs, "answer": answer, "targets": queries.targets, "mask": queries.mask}

@@ -1,0 +1,71 @@
+"""What is minimised in each supervised slot, and what counts as right.
+
+Shape legend: B query, A slot, V output (token or value).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["CrossEntropy", "Objective", "SquaredError", "Stablemax"]
+
+
+class Objective(nn.Module, ABC):
+    """Loss of each slot; the training module masks, sums and divides by the number of supervised slots."""
+
+    @abstractmethod
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Loss `[B, A]` of `outputs` `[B, A, V]` against `targets` `[B, A]`."""
+
+    exact: bool = True
+    """Whether an answer is right or wrong; if not, only the loss is reported."""
+
+    def correct(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """`[B, A]` bool, whether the most likely token is the target."""
+        return outputs.argmax(-1) == targets
+
+
+class CrossEntropy(Objective):
+    """Softmax cross-entropy over the vocabulary.
+
+    Args:
+        label_smoothing: share of the target's probability spread over the vocabulary, in [0, 1).
+    """
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """See `Objective.forward`; computed in float32 at least."""
+        logits = outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
+        return F.cross_entropy(logits.mT, targets, reduction="none", label_smoothing=self.label_smoothing)
+
+
+class Stablemax(Objective):
+    """Cross-entropy of s(x) / Σ s with s(x) = x + 1 for x ≥ 0 and 1 / (1 - x) below, in float64.
+
+    Prieto et al. 2025; the loss of He et al. 2026 (section 3.1).
+    """
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """See `Objective.forward`."""
+        x = outputs.double()
+        # The clamp keeps the branch that is not taken finite, and with it the gradient.
+        scores = torch.where(x < 0, 1 / (1 - x.clamp(max=0)), x + 1)
+        chosen = scores.gather(-1, targets[..., None]).squeeze(-1)
+        return scores.sum(-1).log() - chosen.log()
+
+
+class SquaredError(Objective):
+    """Squared difference, for regimes with one continuous value per slot."""
+
+    exact = False
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Loss `[B, A]` of `outputs` `[B, A, 1]` against float `targets` `[B, A]`."""
+        return (outputs.squeeze(-1) - targets).square()
