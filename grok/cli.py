@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from argparse import ArgumentError
+from argparse import ArgumentError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import DefaultHelpFormatter
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -31,6 +32,7 @@ from grok.training import GrokModule
 
 __all__ = ["GrokCLI", "main"]
 
+_PLAIN_DATA = {"weights_only": True}  # a checkpoint that would execute code is not loaded
 _NOT_IN_CONFIG = ("config", "run_dir", "fresh", "ckpt_path", "weights_only")
 
 
@@ -45,6 +47,10 @@ CALLBACKS: Mapping[str, type[Callback]] = {
     "predictions": watch.PredictionWriter,
 }
 """The callbacks of every run and the configuration group of each, in the order in which they act."""
+
+
+class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+    """jsonargparse's help, with the lines of a description kept as they are."""
 
 
 class SaveConfig(SaveConfigCallback):
@@ -172,24 +178,24 @@ class GrokCLI(LightningCLI):
         else:
             checkpoint = kwargs.pop("ckpt_path", None) or self.resume_from
             say(f"{'Resuming' if self.resume_from else 'Training'} in {self.run_dir}; {_describe(self)}")
-            self.trainer.fit(**kwargs, ckpt_path=checkpoint)
+            self.trainer.fit(**{**kwargs, "ckpt_path": checkpoint, **_PLAIN_DATA})
         if self.trainer.is_global_zero:
             for line in closing_lines(self.run_dir):
                 say(line)
 
     def validate(self, **kwargs: Any) -> None:
         """Evaluate on every split and print the table."""
-        self.trainer.validate(**{**kwargs, "verbose": False})
+        self.trainer.validate(**{**kwargs, "verbose": False, **_PLAIN_DATA})
         self._print_scores()
 
     def test(self, **kwargs: Any) -> None:
         """Evaluate on every split and print the table."""
-        self.trainer.test(**{**kwargs, "verbose": False})
+        self.trainer.test(**{**kwargs, "verbose": False, **_PLAIN_DATA})
         self._print_scores()
 
     def predict(self, **kwargs: Any) -> None:
         """Write the answer to every query."""
-        self.trainer.predict(**{**kwargs, "return_predictions": False})
+        self.trainer.predict(**{**kwargs, "return_predictions": False, **_PLAIN_DATA})
 
     def _print_scores(self) -> None:
         for line in score_table(self.model.scores):
@@ -221,7 +227,7 @@ def _lightning(argv: Sequence[str]) -> None:
             "use_distributed_sampler": False,
         },
         seed_everything_default=0,
-        parser_kwargs={"prog": "grok", "exit_on_error": False, "allow_abbrev": False, "description": DESCRIPTION},
+        parser_kwargs={"prog": "grok", "exit_on_error": False, "allow_abbrev": False, **HELP},
         subclass_mode_data=True,
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,
@@ -243,6 +249,8 @@ DESCRIPTION = """Train small transformers until they grok, and see which circuit
   grok verify RUN                              check the files of its checkpoint series
 """
 
+HELP = {"description": DESCRIPTION, "formatter_class": HelpFormatter}
+
 MOST_LINES = 10
 """Lines of an error message that are shown."""
 
@@ -253,11 +261,20 @@ def _quieten_lightning() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         "`isinstance.treespec",  # inside Lightning
+        r"\s*skip_none parameter was deprecated",  # its successor does not exist in every version we allow
+        "`weights_only` was not set",
         "Couldn't infer the batch indices",  # predictions are written whole, in order
         ".*does not have many workers",  # nothing is loaded: batches are made on the device
         ".*lr_scheduler.step.*before.*optimizer.step",  # the first steps of fp16 may be skipped
     ):
         warnings.filterwarnings("ignore", message)
+
+
+def _user_error(error: BaseException | None) -> BaseException | None:
+    """The mistake of the user behind an exception; jsonargparse wraps what a class raises."""
+    while error is not None and not isinstance(error, BadInput | MisconfigurationException):
+        error = error.__cause__
+    return error
 
 
 _COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = {"verify": _verify}
@@ -275,10 +292,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             command(arguments[1:])
         else:
             _lightning(arguments or ["--help"])
-    except (BadInput, MisconfigurationException) as error:
-        if traceback:
+    except Exception as error:
+        cause = _user_error(error)
+        if traceback or cause is None:
             raise
-        lines = str(error).splitlines()
+        lines = str(cause).splitlines()
         shown = (
             lines if len(lines) <= MOST_LINES else [*lines[: MOST_LINES - 1], f"… {len(lines) - MOST_LINES + 1} more"]
         )

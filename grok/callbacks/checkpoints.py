@@ -26,18 +26,27 @@ class LastCheckpoint(L.Callback):
     """Keeps `last.ckpt` in the run directory: everything needed to continue, random number generators included.
 
     Args:
-        every: optimizer steps between two saves; it is saved at the end of training as well.
+        every: optimizer steps between two saves; the start and the end are saved as well.
     """
 
     def __init__(self, every: int = 1000) -> None:
-        self.schedule = Schedule(every)
+        self.schedule = Schedule(every, start=True)
+        self._resumed: int | None = None
         self._rng: Mapping[str, Any] | None = None
 
     check = staticmethod(lambda every=1000: Schedule.check(every))
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Save when due."""
-        if self.schedule.due(trainer.global_step):
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note where a resumed run starts: that step is in `last.ckpt` already."""
+        self._resumed = None if self._rng is None else trainer.global_step
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """Save when due, step 0 included: right before the next block, when this step has been evaluated and recorded.
+
+        After a resume the generators are restored here, and whatever set-up drew from them is undone.
+        """
+        self._restore_rng()
+        if self.schedule.due(trainer.global_step) and trainer.global_step != self._resumed:
             self._save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -67,8 +76,7 @@ class LastCheckpoint(L.Callback):
         """Remember the generators' states until training starts."""
         self._rng = checkpoint.get("rng")
 
-    def on_train_batch_start(self, *_: Any) -> None:
-        """Restore the generators right before the first block: whatever set-up drew from them is undone."""
+    def _restore_rng(self) -> None:
         if self._rng is None:
             return
         version, internal, gauss = self._rng["python"]

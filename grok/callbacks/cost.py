@@ -72,7 +72,6 @@ class CostMeter(L.Callback):
         }
         peak = peak_flops(module.device)
         self._peak = None if peak is None else peak * trainer.world_size
-        self._step = trainer.global_step
         self._since = self._wall_since = time.perf_counter()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -117,9 +116,16 @@ class CostMeter(L.Callback):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps: the totals at its step."""
-        names = ("wall_seconds", "train_seconds", "flops", "queries", "tokens")
-        return {name: getattr(self, name) for name in names} | {"step": self._step}
+        """What a checkpoint keeps: seconds up to now, counts up to `step`; what was done since is counted later."""
+        now = time.perf_counter()
+        return {
+            "wall_seconds": self.wall_seconds + (0.0 if self._wall_since is None else now - self._wall_since),
+            "train_seconds": self.train_seconds + (0.0 if self._since is None else now - self._since),
+            "flops": self.flops,
+            "queries": self.queries,
+            "tokens": self.tokens,
+            "step": self._step,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a checkpoint."""

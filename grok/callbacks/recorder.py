@@ -29,17 +29,18 @@ class RunRecorder(L.Callback):
         self.norms = norms
         self._previous: dict[str, Tensor] = {}
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Refuse to mix two runs in one directory."""
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse to mix two runs in one directory; by now it is known whether a checkpoint is resumed."""
         record = RunRecord(trainer.default_root_dir)
-        if stage == "fit" and trainer.ckpt_path is None and record.metrics_path.exists():
+        if trainer.ckpt_path is None and record.metrics_path.exists():
             raise BadInput(f"{record.directory}: already holds a run; choose another directory, or resume last.ckpt")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """After a resume, forget what was recorded beyond the checkpoint: it happens again."""
-        if trainer.is_global_zero and trainer.global_step:
+        if trainer.is_global_zero:
             RunRecord(trainer.default_root_dir).truncate(trainer.global_step)
-        self._previous = _matrices(cast(GrokModule, pl_module)) if self.norms else {}
+        matrices = _matrices(cast(GrokModule, pl_module)) if self.norms else {}
+        self._previous = {name: self._previous.get(name, weight).to(weight.device) for name, weight in matrices.items()}
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Record this evaluation."""
@@ -64,6 +65,14 @@ class RunRecorder(L.Callback):
         """Mark the run finished if it came to its end rather than to an interruption."""
         if trainer.is_global_zero and not trainer.interrupted:
             self._write_summary(trainer, cast(GrokModule, pl_module), finished=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the weights at the last evaluation, from which the next change is measured."""
+        return {"previous": dict(self._previous)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self._previous = dict(state_dict["previous"])
 
     def _write_summary(self, trainer: L.Trainer, module: GrokModule, finished: bool) -> None:
         summary: dict[str, Any] = {

@@ -22,6 +22,9 @@ _STYLES: Sequence[tuple[str, str]] = (
     ("#7F7F7F", ":"),
 )
 
+_TOO_FEW = 50
+"""Splits with fewer queries are drawn faintly: their 95 % interval is wider than most effects."""
+
 
 def accuracy_curves(record: RunRecord, path: Path) -> list[Path]:
     """Accuracy of every split over log steps, with the memorised and grokked steps marked and 95 % intervals.
@@ -42,18 +45,20 @@ def accuracy_curves(record: RunRecord, path: Path) -> list[Path]:
     rows = record.rows("accuracy")
     name = "accuracy" if rows else "loss"
     rows = rows or record.rows("loss")
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=(8.5, 4.5), layout="constrained")
     axes = figure.subplots()
     splits = list(dict.fromkeys(row["split"] for row in rows))
     for index, split in enumerate(splits):
         colour, dashes = _STYLES[index % len(_STYLES)]
         points = [row for row in rows if row["split"] == split]
         steps = [row["step"] for row in points]
-        label = f"{split} (n = {points[-1]['n']})"
-        axes.plot(steps, [row["value"] for row in points], dashes, color=colour, label=label, linewidth=1.8)
-        if points[0]["low"] is not None:
+        few = points[-1]["n"] is not None and points[-1]["n"] < _TOO_FEW
+        label = f"{split} (n = {points[-1]['n']}{', few' if few else ''})"
+        strength = 0.45 if few else 1.0
+        axes.plot(steps, [row["value"] for row in points], dashes, color=colour, label=label, alpha=strength)
+        if points[0]["low"] is not None and not few:
             low, high = ([row[bound] for row in points] for bound in ("low", "high"))
-            axes.fill_between(steps, low, high, color=colour, alpha=0.10, linewidth=0)
+            axes.fill_between(steps, low, high, color=colour, alpha=0.12, linewidth=0)
     axes.set_xscale("log")
     axes.set_xlabel("optimizer step (log scale)")
     axes.set_ylabel("accuracy (exact match)" if name == "accuracy" else "loss")
@@ -76,10 +81,10 @@ def accuracy_curves(record: RunRecord, path: Path) -> list[Path]:
 def _mark_milestones(axes: Any, summary: dict[str, Any]) -> None:
     grokked = next(((split, step) for split, step in summary.get("grok_step", {}).items()), (None, None))
     marks = [("memorised", summary.get("memorised_step")), (f"grokked ({grokked[0]})", grokked[1])]
-    for text, step in marks:
-        if step:
-            axes.axvline(step, color="#555555", linewidth=1, linestyle=(0, (2, 2)))
-            axes.annotate(
-                f"{text}: {step:,}", (step, 1.0), xycoords=("data", "axes fraction"), xytext=(-3, -4),
-                textcoords="offset points", rotation=90, ha="right", va="top", fontsize="small", color="#333333",
-            )  # fmt: skip
+    shown = [(text, step) for text, step in marks if step]
+    for index, (text, step) in enumerate(shown):
+        axes.axvline(step, color="#555555", linewidth=1, linestyle=(0, (2, 2)))
+        axes.annotate(
+            f"{text}: step {step:,}", (step, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 3 + 11 * index),
+            textcoords="offset points", ha="center", va="bottom", fontsize="small", color="#333333",
+        )  # fmt: skip

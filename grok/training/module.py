@@ -105,12 +105,21 @@ class GrokModule(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimizer over decaying and non-decaying weights, and its schedule, counted in optimizer steps."""
         optimizer = self.make_optimizer(parameter_groups(self.net, self.decay))
+        insist(self._check_unscaling(optimizer))
         if self.make_schedule is None:
             return optimizer
         schedule = self.make_schedule(optimizer)
         if isinstance(schedule, Warmup) and schedule.decay_to is None:
             schedule.decay_to = self.trainer.max_steps
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _check_unscaling(self, optimizer: Optimizer) -> list[Problem]:
+        """A fused optimizer unscales fp16 gradients inside its step: clipping would see them scaled."""
+        fused = getattr(optimizer, "_step_supports_amp_scaling", False)
+        if self.clip is None or not fused or getattr(self.trainer.precision_plugin, "scaler", None) is None:
+            return []
+        fix = "a fused optimizer cannot be clipped under 16-mixed: use fused=false, bf16-mixed, or null not to clip"
+        return [Problem("clip", self.clip, fix)]
 
     def loss(self, batch: Batch, world: int = 1) -> Tensor:
         """Loss of this rank's share, scaled so that the mean over `world` ranks is the mean over the global batch."""
@@ -153,6 +162,15 @@ class GrokModule(L.LightningModule):
         mean = float(self._loss_sum) / self._loss_steps
         self._loss_sum, self._loss_steps = None, 0
         return mean
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the training loss since the last evaluation, so that a resumed run records the same mean."""
+        checkpoint["training_loss"] = {"sum": self._loss_sum, "steps": self._loss_steps}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """See `on_save_checkpoint`."""
+        kept = checkpoint.get("training_loss", {"sum": None, "steps": 0})
+        self._loss_sum, self._loss_steps = kept["sum"], kept["steps"]
 
     # ------------------------------------------------------------------ evaluation
 

@@ -65,6 +65,8 @@ class Warmup(LambdaLR):
         warm = min(1.0, update / self.warmup) if self.warmup else 1.0
         if self.decay_from is None or update <= self.decay_from:
             return warm
+        if self.decay_to is None and done == 0:  # when it is made
+            return warm
         if self.decay_to is None:
             raise RuntimeError("decay_to is unknown: set it, or train through GrokModule, which takes max_steps")
-        return warm * max(0.0, 1 - (update - self.decay_from) / (self.decay_to - self.decay_from))
+        return warm * max(0.0, 1 - (update - self.decay_from) / max(1, self.decay_to - self.decay_from))

@@ -1,0 +1,215 @@
+"""The command line as a person uses it, in process."""
+
+import json
+
+import pytest
+import torch
+import yaml
+
+from grok import __version__  # noqa: F401  (the package imports)
+from grok.callbacks import Evaluation
+from grok.records import RunRecord
+
+
+@pytest.fixture
+def run(grok, tiny_config, tmp_path):
+    """A finished tiny run."""
+    directory = tmp_path / "run"
+    assert grok("fit", "--config", tiny_config, "--run_dir", directory)[0] == 0
+    return directory
+
+
+def everything_in(directory):
+    return {path: path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
+
+
+def test_a_run_directory_holds_the_whole_record(run):
+    summary = RunRecord(run).summary()
+    assert summary["finished"]
+    assert summary["step"] == 60
+    assert set(summary["accuracy"]) >= {"id_atomic", "ood_atomic", "train_inferred", "test_inferred_iid"}
+    assert {"memorised_step", "grok_step", "delay", "wall_seconds", "flops", "id_ood_gap"} <= set(summary)
+    rows = RunRecord(run).rows("accuracy")
+    assert sorted({row["step"] for row in rows}) == [20, 40, 60]
+    for row in rows:
+        assert row["low"] <= row["value"] <= row["high"]
+        assert row["floor"] == pytest.approx(1 / 12)
+        assert row["n"] == summary["queries_in_split"][row["split"]]
+    names = {row["name"] for row in RunRecord(run).rows()}
+    assert {"loss/train", "learning_rate"} <= names
+    assert "weight_norm/blocks.0.mlp.up.weight" in names
+    assert "update_norm/blocks.0.mlp.up.weight" in names
+    assert (run / "last.ckpt").exists()
+
+
+def test_the_saved_configuration_runs_again_to_the_same_bits(grok, run, hashes, tmp_path):
+    status, _, errors = grok("fit", "--config", run / "config.yaml", "--run_dir", tmp_path / "again")
+    assert (status, errors) == (0, "")
+    assert hashes(tmp_path / "again") == hashes(run)
+    assert yaml.safe_load((tmp_path / "again/config.yaml").read_text()) == yaml.safe_load(
+        (run / "config.yaml").read_text()
+    )
+
+
+def test_test_validate_and_predict_need_only_the_run_directory(grok, run):
+    before = everything_in(run)
+    summary = RunRecord(run).summary()
+    for command in ("test", "validate"):
+        status, output, _ = grok(command, run)
+        assert status == 0
+        for split, accuracy in summary["accuracy"].items():
+            line = next(line for line in output.splitlines() if line.startswith(split + " "))
+            assert f"{100 * accuracy:.1f} %" in line
+    assert everything_in(run) == before
+
+    assert grok("predict", "--run_dir", run)[0] == 0
+    lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    for split, accuracy in summary["accuracy"].items():
+        answers = [line["correct"] for line in lines if line["split"] == split]
+        assert len(answers) == summary["queries_in_split"][split]
+        assert sum(answers) / len(answers) == pytest.approx(accuracy, abs=1e-6)
+    assert lines[0]["input"][0].startswith("<e_")
+
+
+def test_a_finished_run_is_left_alone(grok, run, tiny_config):
+    before = everything_in(run)
+    status, output, _ = grok("fit", "--config", tiny_config, "--run_dir", run)
+    assert status == 0
+    assert "finished; nothing to do" in output
+    assert everything_in(run) == before
+
+
+def test_another_configuration_is_refused_with_the_difference_and_fresh_steps_aside(grok, run, tiny_config):
+    before = everything_in(run)
+    status, _, errors = grok("fit", "--config", tiny_config, "--run_dir", run, "--data.phi", 1)
+    assert status == 2
+    assert "data.init_args.phi: 2.0 in the run, 1.0 now" in errors
+    assert everything_in(run) == before
+    assert grok("fit", "--config", tiny_config, "--run_dir", run, "--data.phi", 1, "--fresh")[0] == 0
+    assert RunRecord(run.with_name("run-2")).summary()["finished"]
+    assert everything_in(run) == before
+
+
+@pytest.mark.parametrize("stopped_at", [10, 41])
+def test_an_interrupted_run_continues_to_the_same_bits(
+    grok, run, tiny_config, hashes, tmp_path, monkeypatch, stopped_at
+):
+    class Power(BaseException):
+        """Nothing catches this."""
+
+    def cut(self, trainer, *_):
+        original(self, trainer, *_)
+        if trainer.global_step >= stopped_at:
+            raise Power
+
+    original = Evaluation.on_train_batch_end
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluation, "on_train_batch_end", cut)
+        with pytest.raises(Power):
+            grok("fit", "--config", tiny_config, "--run_dir", tmp_path / "cut")
+    assert not (RunRecord(tmp_path / "cut").summary() or {"finished": False})["finished"]
+    status, output, errors = grok("fit", "--config", tiny_config, "--run_dir", tmp_path / "cut")
+    assert (status, errors) == (0, "")
+    assert "Resuming" in output
+    assert hashes(tmp_path / "cut") == hashes(run)
+
+    def curve(directory):
+        return [(row["step"], row["split"], row["name"], row["value"]) for row in RunRecord(directory).rows("accuracy")]
+
+    assert curve(tmp_path / "cut") == curve(run)
+
+
+def test_by_default_a_run_is_named_by_what_it_is(grok, tiny_config, tmp_path):
+    status, output, _ = grok("fit", "--config", tiny_config, "--trainer.max_steps", 2)
+    assert status == 0
+    assert (tmp_path / "runs/tiny/TwoHopComposition/seed_3/summary.json").exists()
+    assert "tensorboard --logdir runs/tiny/TwoHopComposition/seed_3" in output
+
+
+def test_hyper_parameters_in_a_checkpoint_do_not_override_what_the_user_wrote(grok, run, tmp_path):
+    checkpoint = torch.load(run / "last.ckpt", weights_only=True)
+    assert "hyper_parameters" not in checkpoint
+    torch.save({**checkpoint, "hyper_parameters": {"ema_decay": 0.5, "block": 1}}, tmp_path / "other.ckpt")
+    status, output, _ = grok("test", run, "--ckpt_path", tmp_path / "other.ckpt")
+    assert status == 0
+    assert f"{100 * RunRecord(run).summary()['accuracy']['id_atomic']:.1f} %" in output
+
+
+def test_verify_names_a_damaged_and_a_missing_file(grok, run):
+    assert grok("verify", run)[0] == 0
+    first, second, *_ = sorted((run / "series").glob("*.safetensors"))
+    first.write_bytes(first.read_bytes()[:-1] + b"x")
+    second.unlink()
+    status, _, errors = grok("verify", run)
+    assert status == 2
+    assert f"{first}: content differs" in errors
+    assert f"{second}: missing" in errors
+
+
+BAD = {
+    "unknown trainer key": (
+        ["--trainer.max_step", 5],
+        "trainer.max_step: no such key; did you mean trainer.max_steps?",
+    ),
+    "unknown data key": (["--data.entites", 5], "data.entites: no such key; did you mean entities?"),
+    "unknown model key": (["--model.net.widht", 5], "model.net.widht: no such key; did you mean width?"),
+    "unknown section": (["--evalution.every", 5], "did you mean evaluation.every?"),
+    "wrong type": (["--data.phi", "many"], "data.phi: Expected a float"),
+    "no such class": (["--model.net", "grok.models.Transformr"], "model.net"),
+    "phi above the pool": (["--data.phi", 400], "phi=400.0: use at most"),
+    "out-degree above relations": (["--data.out_degree", 9], "data.init_args.out_degree=9: "),
+    "negative size": (["--data.entities", -4], "data.init_args.entities=-4: give a number, 1 or more"),
+    "heads": (["--model.net.heads", 3], "model.net.init_args.heads=3: use a divisor of width=16"),
+    "no steps": (["--trainer.max_steps", -1], "trainer.max_steps=-1: give the number of optimizer steps"),
+    "automatic clipping": (["--trainer.gradient_clip_val", 1], "gradient clipping"),
+    "two directories": (["--trainer.default_root_dir", "x"], "use --run_dir"),
+    "empty split": (["--data.iid", 0], "test_inferred_iid: no query in this split"),
+    "padding too short": (
+        ["--data.encoding", "grok.data.NextToken", "--data.encoding.pad", 2],
+        "pad=2: use tight, or at least 3 positions",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_input_is_told_in_few_lines_and_leaves_nothing_behind(grok, tiny_config, tmp_path, arguments, message):
+    before = everything_in(tmp_path)
+    status, _, errors = grok("fit", "--config", tiny_config, *arguments)
+    assert status == 2
+    assert message in errors
+    assert len(errors.splitlines()) <= 10
+    assert "Traceback" not in errors
+    assert everything_in(tmp_path) == before
+
+
+def test_all_problems_of_a_configuration_are_told_at_once(grok, tiny_config):
+    arguments = ["--data.entities", -4, "--data.ood", 3, "--model.net.heads", 5, "--model.clip", -1]
+    arguments += ["--model.schedule.warmup", -1, "--evaluation.every", 0, "--monitor.threshold", 2]
+    status, _, errors = grok("fit", "--config", tiny_config, *arguments)
+    assert status == 2
+    for key in ("data.init_args.entities=-4", "data.init_args.ood=3.0", "model.net.init_args.heads=5", "model.clip=-1.0",
+                "model.schedule.init_args.warmup=-1", "evaluation.every=0", "monitor.threshold=2.0"):  # fmt: skip
+        assert key in errors
+
+
+def test_commands_and_directories_that_do_not_exist_are_named(grok, tmp_path):
+    assert "did you mean fit?" in grok("fti")[2]
+    assert "not a run directory" in grok("test", tmp_path)[2]
+    assert "nope.yaml" in grok("fit", "--config", "nope.yaml")[2]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("mine")
+
+
+def test_a_directory_with_other_files_is_not_taken_over(grok, tiny_config, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("mine")
+    status, _, errors = grok("fit", "--config", tiny_config, "--run_dir", tmp_path / "mine")
+    assert (status, "holds other files and no run" in errors) == (2, True)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_help_names_the_commands(grok):
+    status, output, _ = grok("--help")
+    assert status == 0
+    for command in ("grok fit", "grok test RUN", "grok predict RUN", "grok verify RUN"):
+        assert command in output
