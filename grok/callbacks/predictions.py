@@ -39,7 +39,8 @@ class PredictionWriter(BasePredictionWriter):
         partial = path.with_suffix(".partial")
         partial.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("w") as file:
-            for split, pieces in zip(data.splits, predictions, strict=True):
+            by_split = [predictions] if len(data.splits) == 1 else predictions  # Lightning drops a list of one loader
+            for split, pieces in zip(data.splits, by_split, strict=True):
                 file.writelines(json.dumps(line) + "\n" for line in _lines(data, split, pieces))
         partial.replace(path)
         say(f"predictions: {path}")

@@ -49,7 +49,7 @@ class RunRecorder(L.Callback):
         if trainer.state.fn != "fit":
             return
         rows = [row for name, score in module.scores.items() for row in self._score_rows(name, score, trainer)]
-        scalars = {} if loss is None else {"loss/train": loss}
+        scalars = {} if loss is None else {"training_loss": loss}
         scalars["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
         if self.norms:
             scalars |= self._norms(module)

@@ -5,6 +5,7 @@ from grok.data.composition import TwoHopComposition
 from grok.data.datamodule import Generated, RegimeDataModule
 from grok.data.encoding import Encoding, FillIn, NextToken, Questions
 from grok.data.knowledge_graph import Hops, KnowledgeGraph
+from grok.data.modular_arithmetic import ModularArithmetic
 from grok.data.reference_json import ReferenceJSON, write_reference_json
 from grok.data.split import Split, concatenate
 from grok.data.stream import Batch, FreshStream, Stream, TableStream
@@ -19,6 +20,7 @@ __all__ = [
     "Generated",
     "Hops",
     "KnowledgeGraph",
+    "ModularArithmetic",
     "NextToken",
     "Questions",
     "ReferenceJSON",

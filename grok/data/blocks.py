@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from grok.data.split import Split
 from grok.data.stream import Batch, Stream
 
-__all__ = ["Block", "Blocks", "Pieces"]
+__all__ = ["Block", "Blocks", "Piece", "Pieces"]
 
 
 class Block:
@@ -64,6 +64,16 @@ class Blocks:
             step = end
 
 
+class Piece:
+    """Consecutive queries of an evaluation split.
+
+    A plain class around the split, as `Block` is: Lightning's `*-true` precisions refuse a frozen dataclass as a batch.
+    """
+
+    def __init__(self, queries: Split) -> None:
+        self.queries = queries
+
+
 class Pieces:
     """The data loader of an evaluation split: consecutive pieces, on the device where the split lies."""
 
@@ -74,5 +84,5 @@ class Pieces:
         largest_share = math.ceil(len(self.split) / self.world)
         return math.ceil(largest_share / self.size)
 
-    def __iter__(self) -> Iterator[Split]:
-        return self.split.chunks(self.size, self.rank, self.world)
+    def __iter__(self) -> Iterator[Piece]:
+        return map(Piece, self.split.chunks(self.size, self.rank, self.world))

@@ -83,7 +83,7 @@ class GrokModule(L.LightningModule):
         self.objective = objective or CrossEntropy()
         self.make_optimizer, self.make_schedule, self.decay = optimizer, schedule, decay
         self.clip, self.block, self.read_out = clip, block, read_out
-        self.metrics = nn.ModuleDict()
+        self.metrics = nn.ModuleList()  # by position: a split may be called `train`, a name nn.Module has taken
         self.scores: dict[str, Score] = {}
         self._loss_sum: Tensor | None = None
         self._loss_steps = 0
@@ -129,9 +129,12 @@ class GrokModule(L.LightningModule):
         return cast(Tensor, losses.sum() * (world / batch.supervised))
 
     def _outputs(self, net: StepModel, queries: Split) -> Tensor:
+        inputs = queries.inputs
+        if inputs.is_floating_point():
+            inputs = inputs.to(next(net.parameters()).dtype)
         if self.read_out == "everywhere":
-            return pick(net(queries.inputs, position_ids=queries.position_ids), queries.at)
-        return cast(Tensor, net(queries.inputs, at=queries.at, position_ids=queries.position_ids))
+            return pick(net(inputs, position_ids=queries.position_ids), queries.at)
+        return cast(Tensor, net(inputs, at=queries.at, position_ids=queries.position_ids))
 
     def training_step(self, block: Block, _: int) -> None:
         """K optimizer steps. Nothing here waits for the device or logs."""
@@ -191,14 +194,15 @@ class GrokModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Make the metrics of each split."""
         if stage != "predict":
-            for name in self.split_names:
-                # NaN must show up as NaN, not be left out of the mean
-                kinds = ("accuracy", "loss") if self.objective.exact else ("loss",)
-                self.metrics[name] = nn.ModuleDict({kind: MeanMetric(nan_strategy="disable") for kind in kinds})
+            kinds = ("accuracy", "loss") if self.objective.exact else ("loss",)
+            # NaN must show up as NaN, not be left out of the mean
+            self.metrics = nn.ModuleList(
+                nn.ModuleDict({kind: MeanMetric(nan_strategy="disable") for kind in kinds}) for _ in self.split_names
+            )
 
-    def validation_step(self, queries: Split, _: int, dataloader_idx: int = 0) -> None:
+    def validation_step(self, piece: Piece, _: int, dataloader_idx: int = 0) -> None:
         """Count the right answers of one piece of one split."""
-        metrics = cast(Mapping[str, MeanMetric], self.metrics[self.split_names[dataloader_idx]])
+        metrics = cast(Mapping[str, MeanMetric], self.metrics[dataloader_idx])
         outputs = self._outputs(self.evaluated, queries)
         metrics["loss"].update(self.objective(outputs, queries.targets)[queries.mask])
         if self.objective.exact:
@@ -209,7 +213,7 @@ class GrokModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Gather `scores` over all processes and log them as `accuracy/SPLIT` and `loss/SPLIT`."""
-        self.scores = {name: self._score(name) for name in self.split_names}
+        self.scores = {name: self._score(index, name) for index, name in enumerate(self.split_names)}
         values = {f"loss/{name}": score.loss for name, score in self.scores.items()}
         values |= {
             f"accuracy/{name}": score.accuracy for name, score in self.scores.items() if score.accuracy is not None
@@ -220,8 +224,8 @@ class GrokModule(L.LightningModule):
 
     on_test_epoch_end = on_validation_epoch_end
 
-    def _score(self, name: str) -> Score:
-        metrics = cast(Mapping[str, MeanMetric], self.metrics[name])
+    def _score(self, index: int, name: str) -> Score:
+        metrics = cast(Mapping[str, MeanMetric], self.metrics[index])
         values = {kind: float(metric.compute()) for kind, metric in metrics.items()}
         for metric in metrics.values():
             metric.reset()
