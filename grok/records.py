@@ -26,6 +26,9 @@ def write_atomically(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+    mask = os.umask(0)
+    os.umask(mask)
+    Path(file.name).chmod(0o666 & ~mask)  # a temporary file is private, a record is as readable as any file
     Path(file.name).replace(path)
 
 

@@ -66,7 +66,7 @@ class CostMeter(L.Callback):
         batch = Batch(batch.queries.to(module.device), batch.supervised)
         size = data.generated.train.size
         self.per_step = {
-            "flops": flops_per_step(module, batch) * trainer.world_size,
+            "flops": flops_per_step(module, batch) * size // len(batch.queries),  # shares differ if size is odd
             "queries": size,
             "tokens": size * batch.queries.inputs.shape[1],
         }

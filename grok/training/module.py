@@ -16,6 +16,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torchmetrics import MeanMetric
 
 from grok.data import Batch, Block, RegimeDataModule, Split
+from grok.data.blocks import Piece
 from grok.errors import Problem, insist
 from grok.models import LoopedTransformer, StepModel
 from grok.models.steps import pick
@@ -159,16 +160,22 @@ class GrokModule(L.LightningModule):
             nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
 
     def pop_training_loss(self) -> float | None:
-        """Mean training loss of this rank since the last call; waits for the device."""
-        if self._loss_sum is None:
+        """Mean training loss since the last call, over all processes, which all call this; waits for the device."""
+        total = self._global_loss_sum()
+        if total is None:
             return None
-        mean = float(self._loss_sum) / self._loss_steps
+        mean = float(total) / self._loss_steps
         self._loss_sum, self._loss_steps = None, 0
         return mean
 
+    def _global_loss_sum(self) -> Tensor | None:
+        if self._loss_sum is None or self.trainer.world_size == 1:
+            return self._loss_sum
+        return cast(Tensor, self.trainer.strategy.reduce(self._loss_sum.clone(), reduce_op="mean"))
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the training loss since the last evaluation, so that a resumed run records the same mean."""
-        checkpoint["training_loss"] = {"sum": self._loss_sum, "steps": self._loss_steps}
+        checkpoint["training_loss"] = {"sum": self._global_loss_sum(), "steps": self._loss_steps}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """See `on_save_checkpoint`."""
@@ -202,6 +209,9 @@ class GrokModule(L.LightningModule):
 
     def validation_step(self, piece: Piece, _: int, dataloader_idx: int = 0) -> None:
         """Count the right answers of one piece of one split."""
+        queries = piece.queries
+        if not len(queries):  # a process beyond the end of a small split
+            return
         metrics = cast(Mapping[str, MeanMetric], self.metrics[dataloader_idx])
         outputs = self._outputs(self.evaluated, queries)
         metrics["loss"].update(self.objective(outputs, queries.targets)[queries.mask])
@@ -231,8 +241,9 @@ class GrokModule(L.LightningModule):
             metric.reset()
         return Score(values.get("accuracy"), values["loss"], len(self._data.splits[name]))
 
-    def predict_step(self, queries: Split, _: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+    def predict_step(self, piece: Piece, _: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Answers `[B, A]` (tokens, or values), beside inputs, targets and mask."""
+        queries = piece.queries
         outputs = self._outputs(self.evaluated, queries)
         answer = outputs.argmax(-1) if not queries.targets.is_floating_point() else outputs.squeeze(-1)
         return {"inputs": queries.inputs, "answer": answer, "targets": queries.targets, "mask": queries.mask}

@@ -1,8 +1,8 @@
 """Optimizer steps at the size of Wang et al. 2024 (8 layers, width 768, batch 512), ours beside the reference form.
 
 Both run through `grok fit` with configs/wang2024_composition.yaml, each in a process of its own, so that peak memory is
-its own. The *reference form* has what the released code computes: 52,464 vocabulary rows, 10 positions, the read-out at all of
-them, loss on `t` and `</a>`. Usage: python scripts/benchmark/paper_size.py [--steps 3] [--reference_steps 1]
+its own. The *reference form* has what the released code computes: 52,464 vocabulary rows, 10 positions, the read-out at
+all of them, loss on `t` and `</a>`.
 """
 
 from __future__ import annotations

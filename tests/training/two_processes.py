@@ -1,0 +1,33 @@
+"""Run by `test_two_processes.py` in every process, with blocks of 1 and 10; saves what each process ends with."""
+
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from tiny import DEMANDING, make_data, make_module, train, weights
+
+from grok.callbacks import CostMeter, Evaluation, LastCheckpoint, RunRecorder
+
+STEPS = 30
+
+
+def run(directory, block, **options) -> dict:
+    """Train in float64, on batches and splits that two processes cannot share evenly."""
+    data = make_data(batch=15, test_size=7, evaluation_batch=2)
+    data.setup()
+    assert any(len(split) % 2 for split in data.splits.values())
+    module = make_module(block=block, **DEMANDING)
+    callbacks = [Evaluation(every=10), CostMeter(), RunRecorder(norms=False), LastCheckpoint(20)]
+    trainer = train(directory, module, *callbacks, steps=STEPS, data=data, precision="64-true", **options)
+    scores = {name: (score.accuracy, score.loss, score.n) for name, score in module.scores.items()}
+    return {"weights": weights(module), "scores": scores, "world": trainer.world_size, "rank": trainer.global_rank}
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    for length in (1, 10):
+        root = Path(sys.argv[1]) / f"block_{length}"
+        result = run(root, length, strategy="ddp", devices=2)
+        torch.save(result, root / f"rank_{result['rank']}.pt")
