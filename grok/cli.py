@@ -126,15 +126,15 @@ class GrokCLI(LightningCLI):
             root = self.options.trainer.default_root_dir
             problems.append(Problem("trainer.default_root_dir", str(root), "use --run_dir"))
         insist(problems)
+        files = self.options.get("config") or []
+        self.options.experiment = self.options.experiment or (Path(str(files[-1])).stem if files else "run")
         self.run_dir = Path(self.options.run_dir or self._default_run_dir())
         if self.subcommand == "fit":
             self._open_run_dir()
 
     def _default_run_dir(self) -> Path:
-        files = self.options.get("config") or []
-        experiment = self.options.experiment or (Path(str(files[-1])).stem if files else "run")
         regime = str(self.options.data.class_path).rpartition(".")[2]
-        return Path("runs") / experiment / regime / f"seed_{self.options.seed_everything}"
+        return Path("runs") / self.options.experiment / regime / f"seed_{self.options.seed_everything}"
 
     def _open_run_dir(self) -> None:
         """Resume what is there, refuse what is another run's, or step aside with `--fresh`."""
@@ -148,7 +148,8 @@ class GrokCLI(LightningCLI):
         if not saved.exists():
             raise BadInput(f"run_dir={str(self.run_dir)!r}: holds other files and no run; choose another directory")
         new = dump_config(self._parser(self.subcommand), self.options)
-        changes = differences(yaml.safe_load(saved.read_text()), yaml.safe_load(new))
+        old, wanted = yaml.safe_load(saved.read_text()), yaml.safe_load(new)
+        changes = differences({**old, "experiment": wanted["experiment"]}, wanted)  # a name changes nothing
         if changes:
             shown = [*changes[:6], *([f"… and {len(changes) - 6} more"] if len(changes) > 6 else [])]
             raise BadInput(
