@@ -134,7 +134,7 @@ class GrokCLI(LightningCLI):
 
     def _default_run_dir(self) -> Path:
         regime = str(self.options.data.class_path).rpartition(".")[2]
-        return Path("runs") / self.options.experiment / regime / f"seed_{self.options.seed_everything}"
+        return Path("runs") / str(self.options.experiment) / regime / f"seed_{self.options.seed_everything}"
 
     def _open_run_dir(self) -> None:
         """Resume what is there, refuse what is another run's, or step aside with `--fresh`."""
