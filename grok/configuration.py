@@ -106,11 +106,15 @@ def explain(message: str, known: Sequence[str] = ()) -> str:
     text = re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", text).removeprefix("- ")
     text = text if len(text) <= 400 else text[:397] + "…"
     option = re.search(r"Option '([^']+)' is not accepted", message)
-    unknown = re.search(r"(?:unrecognized arguments:|Key) '?(?:--)?([\w.]+)", message)
+    unknown = re.search(r"(?:unrecognized arguments:|does not accept option|Key) '?(?:--)?([\w.]+)", message)
+    missing = re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message)
     if option:
         return f"{'.'.join([*keys, option[1]])}: no such key{_nearest(option[1], _init_arguments(message) or known)}"
     if unknown:
         return f"{unknown[1]}: no such key{_nearest(unknown[1], known)}"
+    if missing:
+        near = _nearest(missing[2], dir(import_module(missing[1])))
+        return f"{'.'.join(keys)}: {missing[1]} has no class {missing[2]}{near}"
     choice = re.search(r"invalid choice: '([^']+)' \(choose from (.*)\)", message)
     if choice:
         return f"{choice[1]}: no such command; use {choice[2]}{_nearest(choice[1], re.findall(r'[a-z]+', choice[2]))}"

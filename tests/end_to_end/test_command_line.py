@@ -155,7 +155,10 @@ BAD = {
     "unknown model key": (["--model.net.widht", 5], "model.net.widht: no such key; did you mean width?"),
     "unknown section": (["--evalution.every", 5], "did you mean evaluation.every?"),
     "wrong type": (["--data.phi", "many"], "data.phi: Expected a float"),
-    "no such class": (["--model.net", "grok.models.Transformr"], "model.net"),
+    "no such class": (
+        ["--model.net", "grok.models.LoopdTransformer"],
+        "model.net: grok.models has no class LoopdTransformer; did you mean LoopedTransformer?",
+    ),
     "phi above the pool": (["--data.phi", 400], "phi=400.0: use at most"),
     "out-degree above relations": (["--data.out_degree", 9], "data.init_args.out_degree=9: "),
     "negative size": (["--data.entities", -4], "data.init_args.entities=-4: give a number, 1 or more"),
@@ -180,6 +183,19 @@ def test_bad_input_is_told_in_few_lines_and_leaves_nothing_behind(grok, tiny_con
     assert len(errors.splitlines()) <= 10
     assert "Traceback" not in errors
     assert everything_in(tmp_path) == before
+
+
+def test_unknown_keys_of_a_file_are_told_with_the_nearest_one(grok, tiny_config):
+    for line, wrong, right in (
+        ("max_steps", "trainer.max_stepz", "trainer.max_steps"),
+        ("every: 20", "evaluation.evry", "evaluation.every"),
+        ("entities", "data.entitys", "entities"),
+    ):
+        leaf, wrong_leaf = line.partition(":")[0], wrong.rpartition(".")[2]
+        path = tiny_config.with_name("wrong.yaml")
+        path.write_text(tiny_config.read_text().replace(line, line.replace(leaf, wrong_leaf)))
+        status, _, errors = grok("fit", "--config", path)
+        assert (status, errors) == (2, f"error: {wrong}: no such key; did you mean {right}?\n")
 
 
 def test_all_problems_of_a_configuration_are_told_at_once(grok, tiny_config):
