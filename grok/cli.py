@@ -6,10 +6,15 @@
 from __future__ import annotations
 
 import logging
+import os
+import pickle
+import signal
 import sys
 import warnings
 from argparse import ArgumentError, RawDescriptionHelpFormatter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +25,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer import Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from grok import callbacks as watch
 from grok.callbacks.console import say
@@ -28,7 +34,7 @@ from grok.data import RegimeDataModule
 from grok.errors import BadInput, Problem, insist
 from grok.records import RunRecord, write_atomically
 from grok.report.closing import closing_lines, score_table
-from grok.training import GrokModule
+from grok.training import GrokModule, parameter_groups
 
 __all__ = ["GrokCLI", "main"]
 
@@ -63,12 +69,16 @@ class SaveConfig(SaveConfigCallback):
             write_atomically(path, dump_config(self.parser, self.config))
 
 
+# Defaults of Lightning's own callbacks hold enumerations, which the dumper does not know; they parse from their value.
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
+
+
 def dump_config(parser: LightningArgumentParser, config: Any) -> str:
     """The configuration as YAML, without what is about one invocation only."""
     config = config.clone()
     for key in _NOT_IN_CONFIG:
         config.pop(key, None)
-    text: str = parser.dump(config, skip_none=False, skip_validation=True)
+    text: str = parser.dump(config, skip_none=False)
     return text
 
 
@@ -107,6 +117,9 @@ class GrokCLI(LightningCLI):
             chosen = self._subcommand_parsers.get(args[0] if args else "")
             known = [option.removeprefix("--") for option in chosen._option_string_actions] if chosen else []
             raise BadInput(explain(str(error), known)) from error
+        seed = self.config[self.config.subcommand].seed_everything
+        if not 0 <= seed < 2**32:
+            insist([Problem("seed_everything", seed, "use an integer from 0 to 4294967295")])
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: LightningCLI would let hyper-parameters in a checkpoint override what the user wrote."""
@@ -131,6 +144,7 @@ class GrokCLI(LightningCLI):
         self.run_dir = Path(self.options.run_dir or self._default_run_dir())
         if self.subcommand == "fit":
             self._open_run_dir()
+        self._choose_checkpoint()
 
     def _default_run_dir(self) -> Path:
         regime = str(self.options.data.class_path).rpartition(".")[2]
@@ -140,15 +154,24 @@ class GrokCLI(LightningCLI):
         """Resume what is there, refuse what is another run's, or step aside with `--fresh`."""
         if self.options.fresh:
             base, number = self.run_dir, 2
-            while self.run_dir.exists() and any(self.run_dir.iterdir()):
+            while self.run_dir.is_dir() and any(self.run_dir.iterdir()):
                 self.run_dir, number = base.with_name(f"{base.name}-{number}"), number + 1
+        parent = next(path for path in (self.run_dir, *self.run_dir.absolute().parents) if path.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise BadInput(f"run_dir={str(self.run_dir)!r}: {parent} is not a directory that can be written to")
         if not self.run_dir.exists() or not any(self.run_dir.iterdir()):
             return
         saved = self.run_dir / "config.yaml"
         if not saved.exists():
             raise BadInput(f"run_dir={str(self.run_dir)!r}: holds other files and no run; choose another directory")
+        if not any((self.run_dir / name).exists() for name in ("last.ckpt", "metrics.jsonl", "series")):
+            saved.unlink()  # nothing was trained: a mistake was found on the way
+            return
         new = dump_config(self._parser(self.subcommand), self.options)
-        old, wanted = yaml.safe_load(saved.read_text()), yaml.safe_load(new)
+        try:
+            old, wanted = yaml.safe_load(saved.read_text()), yaml.safe_load(new)
+        except yaml.YAMLError:
+            raise BadInput(f"{saved}: not YAML; restore it, or start beside it with --fresh") from None
         changes = differences({**old, "experiment": wanted["experiment"]}, wanted)  # a name changes nothing
         if changes:
             shown = [*changes[:6], *([f"… and {len(changes) - 6} more"] if len(changes) > 6 else [])]
@@ -158,9 +181,28 @@ class GrokCLI(LightningCLI):
         last = self.run_dir / "last.ckpt"
         self.resume_from = last if last.exists() else None
 
+    def _choose_checkpoint(self) -> None:
+        """Never evaluate random weights, and name a checkpoint that cannot be one before anything is made."""
+        last = self.run_dir / "last.ckpt"
+        if self.subcommand != "fit" and self.options.ckpt_path is None:
+            if not last.exists():
+                raise BadInput(f"{last}: no trained weights there; give a run directory, or --ckpt_path")
+            self.options.ckpt_path = str(last)
+        chosen = self.options.ckpt_path
+        if chosen is not None and not (Path(chosen).is_file() and Path(chosen).suffix == ".ckpt"):
+            insist([Problem("ckpt_path", str(chosen), "give an existing .ckpt file, such as RUN/last.ckpt")])
+
     def after_instantiate_classes(self) -> None:
-        """Generate the data now: bad data must be found before anything is written."""
+        """Make what training will make: bad data and bad settings must be found before anything is written."""
         self.datamodule.setup()
+        values = self.datamodule.generated.train.batch(0).queries.targets.is_floating_point()
+        if values == self.model.objective.exact:
+            wanted = "values: use grok.training.SquaredError" if values else "tokens: use grok.training.CrossEntropy"
+            insist([Problem("model.objective", type(self.model.objective).__name__, f"the answers are {wanted}")])
+        try:
+            self.model.make_optimizer(parameter_groups(self.model.net, self.model.decay))
+        except (TypeError, ValueError) as error:
+            raise BadInput(f"model.optimizer: {error}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that keeps everything in the run directory and logs to TensorBoard there."""
@@ -179,28 +221,47 @@ class GrokCLI(LightningCLI):
         else:
             checkpoint = kwargs.pop("ckpt_path", None) or self.resume_from
             say(f"{'Resuming' if self.resume_from else 'Training'} in {self.run_dir}; {_describe(self)}")
-            self.trainer.fit(**{**kwargs, "ckpt_path": checkpoint, **_PLAIN_DATA})
+            with _reading(checkpoint):
+                self.trainer.fit(**{**kwargs, "ckpt_path": checkpoint, **_PLAIN_DATA})
         if self.trainer.is_global_zero:
             for line in closing_lines(self.run_dir):
                 say(line)
 
     def validate(self, **kwargs: Any) -> None:
         """Evaluate on every split and print the table."""
-        self.trainer.validate(**{**kwargs, "verbose": False, **_PLAIN_DATA})
+        with _reading(self.options.ckpt_path):
+            self.trainer.validate(**{**kwargs, "verbose": False, **_PLAIN_DATA})
         self._print_scores()
 
     def test(self, **kwargs: Any) -> None:
         """Evaluate on every split and print the table."""
-        self.trainer.test(**{**kwargs, "verbose": False, **_PLAIN_DATA})
+        with _reading(self.options.ckpt_path):
+            self.trainer.test(**{**kwargs, "verbose": False, **_PLAIN_DATA})
         self._print_scores()
 
     def predict(self, **kwargs: Any) -> None:
         """Write the answer to every query."""
-        self.trainer.predict(**{**kwargs, "return_predictions": False, **_PLAIN_DATA})
+        with _reading(self.options.ckpt_path):
+            self.trainer.predict(**{**kwargs, "return_predictions": False, **_PLAIN_DATA})
 
     def _print_scores(self) -> None:
         for line in score_table(self.model.scores):
             say(line)
+
+
+@contextmanager
+def _reading(checkpoint: str | Path | None) -> Iterator[None]:
+    """Name the checkpoint that is damaged, would execute code, or is of another model."""
+    try:
+        yield
+    except (pickle.UnpicklingError, EOFError) as error:
+        raise BadInput(f"{checkpoint}: not a checkpoint of plain data, or damaged; use another one") from error
+    except RuntimeError as error:
+        if "PytorchStreamReader" in str(error):
+            raise BadInput(f"{checkpoint}: damaged; use another one") from error
+        if "in loading state_dict" in str(error):
+            raise BadInput(f"{checkpoint}: of another model than the configuration describes") from error
+        raise
 
 
 def _task(data: RegimeDataModule) -> Any:
@@ -271,6 +332,11 @@ def _quieten_lightning() -> None:
         warnings.filterwarnings("ignore", message)
 
 
+def _interrupted(status: int) -> int:
+    print("interrupted; the same command continues from last.ckpt", file=sys.stderr)
+    return status
+
+
 def _user_error(error: BaseException | None) -> BaseException | None:
     """The mistake of the user behind an exception; jsonargparse wraps what a class raises."""
     while error is not None and not isinstance(error, BadInput | MisconfigurationException):
@@ -303,6 +369,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         print("error: " + "\n".join(shown), file=sys.stderr)
         return 2
+    except SIGTERMException:
+        return _interrupted(128 + signal.SIGTERM)
+    except KeyboardInterrupt:
+        return _interrupted(128 + signal.SIGINT)
     except SystemExit as stop:
+        if stop.code == 1:  # how Lightning ends after Ctrl-C
+            return _interrupted(128 + signal.SIGINT)
         return stop.code if isinstance(stop.code, int) else 2
     return 0

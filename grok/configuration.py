@@ -10,6 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
+
 from grok.errors import BadInput, Problem
 
 __all__ = ["config_problems", "differences", "explain", "with_run"]
@@ -35,7 +37,7 @@ def _nested_problems(value: Any, key: str) -> Iterator[Problem]:
         for index, item in enumerate(value):
             yield from _nested_problems(item, f"{key}[{index}]")
         return
-    if not hasattr(value, "class_path") and not hasattr(value, "__dict__"):
+    if not isinstance(value, Namespace):
         return
     if hasattr(value, "class_path"):
         module, _, name = str(value.class_path).rpartition(".")
@@ -55,14 +57,14 @@ def _check(cls: Any, arguments: Any, key: str) -> list[Problem]:
 
 
 def with_run(argv: Sequence[str]) -> list[str]:
-    """Replace `test RUN …` by the configuration and the checkpoint of that run directory.
+    """Replace `test RUN …` by the configuration of that run directory.
 
     Raises:
-        BadInput: if the directory is no run, or has no checkpoint yet.
+        BadInput: if the directory is no run.
     """
     if not argv or argv[0] not in ("validate", "test", "predict"):
         return list(argv)
-    command, *rest = argv
+    command, *rest = (part for word in argv for part in _split_run_dir(word))
     if rest and not rest[0].startswith("-"):
         run, rest = Path(rest[0]), rest[1:]
     elif "--run_dir" in rest[:-1] and "--config" not in rest:
@@ -72,12 +74,11 @@ def with_run(argv: Sequence[str]) -> list[str]:
         return list(argv)
     if not (run / "config.yaml").exists():
         raise BadInput(f"{run}: not a run directory (no config.yaml in it)")
-    arguments = [command, "--config", str(run / "config.yaml"), "--run_dir", str(run)]
-    if not any(argument.partition("=")[0] == "--ckpt_path" for argument in rest):
-        if not (run / "last.ckpt").exists():
-            raise BadInput(f"{run}: no last.ckpt yet; train it first, or give --ckpt_path")
-        arguments += ["--ckpt_path", str(run / "last.ckpt")]
-    return [*arguments, *rest]
+    return [command, "--config", str(run / "config.yaml"), "--run_dir", str(run), *rest]
+
+
+def _split_run_dir(word: str) -> list[str]:
+    return word.split("=", 1) if word.startswith("--run_dir=") else [word]
 
 
 def differences(old: Any, new: Any, key: str = "") -> list[str]:

@@ -108,7 +108,9 @@ class RunRecord:
         try:
             summary: dict[str, Any] = json.loads(self.summary_path.read_text())
         except json.JSONDecodeError:
-            raise BadInput(f"{self.summary_path}: not JSON; remove it, the next evaluation writes it again") from None
+            summary = {}
+        if not isinstance(summary, dict) or "step" not in summary:
+            raise BadInput(f"{self.summary_path}: not a summary of a run; restore it, or start beside it with --fresh")
         return summary
 
 

@@ -163,7 +163,7 @@ def _manifest(directory: Path) -> list[dict[str, Any]]:
         entries: list[dict[str, Any]] = json.loads(path.read_text())
         for entry in entries:
             entry["step"], entry["file"], entry["sha256"]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise BadInput(f"{path}: not there; a run with a checkpoint series has one") from None
     except (json.JSONDecodeError, TypeError, KeyError):
         raise BadInput(f"{path}: not a manifest (a JSON list of step, file and sha256)") from None

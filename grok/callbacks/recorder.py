@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, Any, cast
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import Timer
 from torch import Tensor
 
 from grok.data import RegimeDataModule
@@ -27,6 +30,7 @@ class RunRecorder(L.Callback):
 
     def __init__(self, norms: bool = True) -> None:
         self.norms = norms
+        self._lock: IO[str] | None = None
         self._previous: dict[str, Tensor] = {}
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -34,6 +38,8 @@ class RunRecorder(L.Callback):
         record = RunRecord(trainer.default_root_dir)
         if trainer.ckpt_path is None and record.metrics_path.exists():
             raise BadInput(f"{record.directory}: already holds a run; choose another directory, or resume last.ckpt")
+        if trainer.is_global_zero:
+            self._lock = _lock(record.directory)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """After a resume, forget what was recorded beyond the checkpoint: it happens again."""
@@ -61,10 +67,20 @@ class RunRecorder(L.Callback):
         RunRecord(trainer.default_root_dir).append(rows)
         self._write_summary(trainer, module, finished=False)
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Mark the run finished if it came to its end rather than to an interruption."""
-        if trainer.is_global_zero and not trainer.interrupted:
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Mark the run finished, last of all; one that ran out of time is not, and the same command continues it."""
+        if trainer.is_global_zero and not (trainer.global_step < trainer.max_steps and _out_of_time(trainer)):
             self._write_summary(trainer, cast(GrokModule, pl_module), finished=True)
+        self._unlock()
+
+    def on_exception(self, *_: Any) -> None:
+        """Let another process continue."""
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps: the weights at the last evaluation, from which the next change is measured."""
@@ -105,6 +121,27 @@ class RunRecorder(L.Callback):
                 norms[f"update_norm/{name}"] = float((weight - self._previous[name]).norm())
         self._previous = matrices
         return norms
+
+
+def _lock(directory: Path) -> IO[str] | None:
+    """Hold a directory against a second process that would write the same record; None without file locks."""
+    if find_spec("fcntl") is None:
+        return None
+    import fcntl
+
+    directory.mkdir(parents=True, exist_ok=True)
+    file = (directory / ".lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise BadInput(f"{directory}: another process is training here; wait for it, or use --fresh") from None
+    return file
+
+
+def _out_of_time(trainer: L.Trainer) -> bool:
+    timers = [callback for callback in cast(Any, trainer).callbacks if isinstance(callback, Timer)]
+    return any((timer.time_remaining() or 0) <= 0 for timer in timers)
 
 
 def _matrices(module: GrokModule) -> dict[str, Tensor]:

@@ -166,6 +166,14 @@ BAD = {
     "no steps": (["--trainer.max_steps", -1], "trainer.max_steps=-1: give the number of optimizer steps"),
     "automatic clipping": (["--trainer.gradient_clip_val", 1], "gradient clipping"),
     "two directories": (["--trainer.default_root_dir", "x"], "use --run_dir"),
+    "learning rate": (["--model.optimizer.lr", -1], "model.optimizer: Invalid learning rate: -1.0"),
+    "seed": (["--seed_everything", -1], "seed_everything=-1: use an integer from 0"),
+    "objective": (
+        ["--model.objective", "grok.training.SquaredError"],
+        "model.objective='SquaredError': the answers are",
+    ),
+    "no such checkpoint": (["--ckpt_path", "nope.ckpt"], "ckpt_path='nope.ckpt': give an existing .ckpt file"),
+    "file as directory": (["--run_dir", "tiny.yaml"], "tiny.yaml is not a directory that can be written to"),
     "empty split": (["--data.iid", 0], "test_inferred_iid: no query in this split"),
     "padding too short": (
         ["--data.encoding", "grok.data.NextToken", "--data.encoding.pad", 2],
@@ -235,3 +243,68 @@ def test_help_names_the_commands(grok):
     assert status == 0
     for command in ("grok fit", "grok test RUN", "grok predict RUN", "grok verify RUN"):
         assert command in output
+
+
+def test_nothing_is_evaluated_with_untrained_weights(grok, tiny_config, run, tmp_path):
+    before = everything_in(tmp_path)
+    for command in ("test", "validate", "predict"):
+        status, _, errors = grok(command, "--config", tiny_config, "--run_dir", tmp_path / "never")
+        assert (status, "no trained weights there" in errors) == (2, True)
+    assert everything_in(tmp_path) == before
+    assert grok("predict", "--config", tiny_config, "--run_dir", run)[0] == 0
+    with_configuration = (run / "predictions.jsonl").read_bytes()
+    assert grok("predict", f"--run_dir={run}")[0] == 0
+    assert (run / "predictions.jsonl").read_bytes() == with_configuration
+
+
+def test_a_damaged_checkpoint_and_one_of_another_model_are_named(grok, run):
+    status, _, errors = grok("test", run, "--model.net.width", 32)
+    assert (status, "of another model" in errors) == (2, True)
+    (run / "last.ckpt").write_bytes(b"garbage")
+    status, _, errors = grok("test", run)
+    assert (status, f"{run / 'last.ckpt'}: not a checkpoint" in errors) == (2, True)
+
+
+def test_a_run_that_is_out_of_time_is_not_finished_and_goes_on(grok, tiny_config, tmp_path):
+    arguments = ("fit", "--config", tiny_config, "--run_dir", tmp_path / "run", "--trainer.max_time", "00:00:00:01")
+    arguments += ("--trainer.max_steps", 100_000, "--series.enabled", "false")
+    assert grok(*arguments)[0] == 0
+    first = RunRecord(tmp_path / "run").summary()
+    assert not first["finished"]
+    status, output, _ = grok(*arguments)
+    assert (status, "Resuming" in output) == (0, True)
+
+
+def test_two_processes_do_not_write_one_record(grok, tiny_config, run, tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    with (run / ".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        summary = json.loads((run / "summary.json").read_text())
+        (run / "summary.json").write_text(json.dumps(summary | {"finished": False}))
+        status, _, errors = grok("fit", "--config", tiny_config, "--run_dir", run)
+    assert (status, "another process is training here" in errors) == (2, True)
+
+
+def test_a_mistake_found_late_does_not_block_the_corrected_run(grok, tiny_config, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").write_text("model: {clip: 3}")  # what a crash before the first step leaves
+    assert grok("fit", "--config", tiny_config, "--run_dir", tmp_path / "run", "--trainer.max_steps", 3)[0] == 0
+
+
+def test_callbacks_of_a_user_are_checked_whatever_their_arguments(grok, tiny_config, tmp_path):
+    status, _, errors = grok(
+        "fit", "--config", tiny_config, "--trainer.max_steps", 3, "--run_dir", tmp_path / "run",
+        "--trainer.callbacks", "lightning.pytorch.callbacks.Timer",
+    )  # fmt: skip
+    assert (status, errors) == (0, "")
+
+
+def test_a_termination_signal_has_its_own_status(grok, tiny_config, tmp_path, monkeypatch):
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+    def terminated(*_):
+        raise SIGTERMException
+
+    monkeypatch.setattr(Evaluation, "on_train_batch_end", terminated)
+    status, _, errors = grok("fit", "--config", tiny_config, "--run_dir", tmp_path / "run")
+    assert (status, "the same command continues" in errors) == (143, True)
