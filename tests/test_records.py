@@ -60,9 +60,10 @@ def test_the_summary_is_replaced_whole(tmp_path, monkeypatch):
     assert record.summary() == {"step": 2}
 
 
-def test_an_unreadable_summary_is_named(tmp_path):
-    (tmp_path / "summary.json").write_text('{"step": ')
-    with pytest.raises(BadInput, match=r"summary\.json: not JSON"):
+@pytest.mark.parametrize("text", ['{"step": ', "{}", "[]"])
+def test_an_unreadable_summary_is_named(tmp_path, text):
+    (tmp_path / "summary.json").write_text(text)
+    with pytest.raises(BadInput, match=r"summary\.json: not a summary of a run"):
         RunRecord(tmp_path).summary()
 
 
