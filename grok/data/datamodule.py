@@ -46,6 +46,9 @@ class RegimeDataModule(L.LightningDataModule):
     held_out_splits: tuple[str, ...] = ()
     """The splits that tell when the model has grokked, most important first."""
 
+    remedy: str = "use a larger data set"
+    """What to change when a split comes out empty."""
+
     def __init__(
         self, batch: int = 512, seed: int = 0, order_seed: int | None = None, evaluation_batch: int = 4096
     ) -> None:
@@ -97,9 +100,6 @@ class RegimeDataModule(L.LightningDataModule):
                 raise BadInput(f"{names}: no query in this split at these sizes; {self.remedy}")
             evaluation = {name: split for name, split in generated.evaluation.items() if len(split)}
             self._generated = Generated(generated.train, evaluation)
-
-    remedy: str = "use a larger data set"
-    """What to change when a split comes out empty."""
 
     @property
     def generated(self) -> Generated:

@@ -6,7 +6,6 @@ import pytest
 import torch
 import yaml
 
-from grok import __version__  # noqa: F401  (the package imports)
 from grok.callbacks import Evaluation
 from grok.records import RunRecord
 
