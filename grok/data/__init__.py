@@ -4,6 +4,7 @@ from grok.data.blocks import Block, Blocks
 from grok.data.composition import TwoHopComposition
 from grok.data.datamodule import Generated, RegimeDataModule
 from grok.data.encoding import Encoding, FillIn, NextToken, Questions
+from grok.data.facts import AtomicFacts
 from grok.data.knowledge_graph import Hops, KnowledgeGraph
 from grok.data.modular_arithmetic import ModularArithmetic
 from grok.data.reference_json import ReferenceJSON, write_reference_json
@@ -11,6 +12,7 @@ from grok.data.split import Split, concatenate
 from grok.data.stream import Batch, FreshStream, Stream, TableStream
 
 __all__ = [
+    "AtomicFacts",
     "Batch",
     "Block",
     "Blocks",

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from grok.data.datamodule import Generated, RegimeDataModule
 from grok.data.encoding import Encoding, NextToken, Questions
+from grok.data.facts import AtomicFacts
 from grok.data.knowledge_graph import Hops, KnowledgeGraph, keyed_sample
 from grok.data.lazy import ENUMERATED_AT_MOST, LazyStream, Trained, search
 from grok.data.split import Split
@@ -24,7 +25,7 @@ from grok.data.stream import Stream, TableStream
 from grok.errors import BadInput, Problem, insist
 from grok.task import Task
 
-__all__ = ["SPECIALS", "TwoHopComposition", "TwoHopQueries", "token_name", "two_hop_questions"]
+__all__ = ["SPECIALS", "TwoHopComposition", "TwoHopQueries", "token_name", "two_hop_questions", "used_in_compositions"]
 
 SPECIALS = ("<mask>", "<sep>", "<a>", "</a>", "<q>", "</q>")
 """The symbols after entities and relations in the vocabulary of Wang et al. 2024; only `</a>` is used here."""
@@ -51,6 +52,14 @@ def token_name(token: int, symbols: Tensor, name: Callable[[int], str]) -> str:
     """The written form of `token`, given the token id of every symbol; `<|token|>` if it is no symbol (padding)."""
     found = (symbols == token).nonzero()
     return name(int(found[0])) if len(found) else f"<|{token}|>"
+
+
+def used_in_compositions(hops: Hops, facts: int) -> Tensor:
+    """Whether each of `facts` facts is a hop of some two-hop query in `hops`: bool `[fact]`."""
+    both = hops.take(hops.second >= 0)
+    used = torch.zeros(facts, dtype=torch.bool)
+    used[torch.cat([both.first, both.second])] = True
+    return used
 
 
 @dataclass(frozen=True)
@@ -225,12 +234,20 @@ class TwoHopComposition(RegimeDataModule):
             evaluation = self._evaluation(
                 self._search("train_inferred", self._facts(ood=False), lambda hops: trained(self.graph, hops))
             )
+            composed = ~self.graph.ood  # nearly: in the lazy mode the training compositions are never listed
         else:
             queries = self.queries()
             table = replace(self.encode(self.graph, queries.train), labels=labels)
             stream, evaluation = TableStream(table, self.batch, self.order_seed), queries.evaluation
+            composed = used_in_compositions(queries.train, self.graph.facts)
         splits = {name: replace(self.encode(self.graph, hops), labels=labels) for name, hops in evaluation.items()}
-        return Generated(stream, splits)
+        return Generated(stream, splits, self._atomic_facts(composed))
+
+    def _atomic_facts(self, composed: Tensor) -> AtomicFacts:
+        graph, token = self.graph, self.encoding.token
+        fact = torch.arange(graph.facts)
+        relation = token(graph.relation(fact) + self.entities)
+        return AtomicFacts(token(graph.head(fact)), relation, token(graph.tail(fact)), composed)
 
     def queries(self) -> TwoHopQueries:
         """The training table and the evaluation splits by fact rows; materialised mode only."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import lightning as L
 from torch import Tensor
 
 from grok.data.blocks import Blocks, Pieces
+from grok.data.facts import AtomicFacts
 from grok.data.split import Split
 from grok.data.stream import Stream
 from grok.errors import BadInput, Problem, insist
@@ -21,10 +22,11 @@ __all__ = ["Generated", "RegimeDataModule"]
 
 @dataclass(frozen=True)
 class Generated:
-    """What a regime makes: the training stream, and the named splits it is evaluated on."""
+    """What a regime makes: the training stream, the named splits it is evaluated on, and the facts behind them."""
 
     train: Stream
     evaluation: Mapping[str, Split]
+    facts: AtomicFacts | None = None
 
 
 class RegimeDataModule(L.LightningDataModule):
@@ -99,7 +101,7 @@ class RegimeDataModule(L.LightningDataModule):
                 names = ", ".join(sorted(str(name) for name in watched & set(empty)))
                 raise BadInput(f"{names}: no query in this split at these sizes; {self.remedy}")
             evaluation = {name: split for name, split in generated.evaluation.items() if len(split)}
-            self._generated = Generated(generated.train, evaluation)
+            self._generated = replace(generated, evaluation=evaluation)
 
     @property
     def generated(self) -> Generated:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
-from grok.data.composition import TwoHopComposition, token_name, two_hop_questions
+from grok.data.composition import TwoHopComposition, token_name, two_hop_questions, used_in_compositions
 from grok.data.datamodule import Generated, RegimeDataModule
 from grok.data.encoding import Encoding, NextToken
+from grok.data.facts import AtomicFacts
 from grok.data.knowledge_graph import Hops
 from grok.data.reference_facts import HOPS, FactTable, recover_facts
 from grok.data.reference_files import REQUIRED, TYPES, Findings, ReferenceFiles, Rows, read_files, write_files
@@ -120,7 +121,16 @@ class ReferenceJSON(RegimeDataModule):
             else:
                 chosen = tests.types == TYPES.index(name)
             evaluation[name] = self.encode(tests.take(chosen))
-        return Generated(TableStream(self.encode(self.files.train), self.batch, self.order_seed), evaluation)
+        stream = TableStream(self.encode(self.files.train), self.batch, self.order_seed)
+        return Generated(stream, evaluation, self._atomic_facts())
+
+    def _atomic_facts(self) -> AtomicFacts:
+        facts, token = self.facts, self.encoding.token
+        known = facts.hops(self.files.train.symbols)
+        train = known.take((known.first >= 0) & (known.second >= 0))
+        head, relation = facts.keys // facts.symbols, facts.keys % facts.symbols
+        composed = used_in_compositions(train, len(facts.keys))
+        return AtomicFacts(token(head), token(relation), token(facts.tails), composed)
 
 
 def write_reference_json(regime: TwoHopComposition | ReferenceJSON, directory: str | Path) -> None:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from grok.models.steps import Tap, pick
+from grok.models.steps import Memory, Tap, pick
 
 __all__ = ["MLP", "Attention", "SwiGLU", "activation", "make_norm"]
 
@@ -73,9 +73,14 @@ class Attention(nn.Module):
         self.rope_theta = rope_theta if rope else None
 
     def forward(
-        self, x: Tensor, at: Tensor | None = None, position_ids: Tensor | None = None, tap: Tap | None = None
+        self,
+        x: Tensor,
+        at: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        tap: Tap | None = None,
+        memory: Memory | None = None,
     ) -> Tensor:
-        """`[B, T, D]` to `[B, T, D]`, or `[B, A, D]` at positions `at` `[B, A]`."""
+        """`[B, T, D]` to `[B, T, D]`, or `[B, A, D]` at positions `at` `[B, A]`; see `Step` for `memory`."""
         width = x.shape[-1]
         weight, bias = self.qkv.weight, self.qkv.bias
         if at is None:
@@ -83,7 +88,8 @@ class Attention(nn.Module):
         else:  # queries where they are asked for, keys and values everywhere
             query = self._heads(F.linear(pick(x, at), weight[:width], None if bias is None else bias[:width]))
             key, value = self._heads(F.linear(x, weight[width:], None if bias is None else bias[width:])).chunk(2, 2)
-        place = torch.arange(x.shape[1], device=x.device)
+        before = 0 if memory is None else memory["attn.hook_k"].shape[1]
+        place = torch.arange(before, before + x.shape[1], device=x.device)
         if self.rope_theta is not None:
             where = place.expand(x.shape[:2]) if position_ids is None else position_ids
             query = self._rotate(query, where if at is None else where.gather(1, at))
@@ -92,9 +98,13 @@ class Attention(nn.Module):
             query, key, value = (
                 tap(f"attn.hook_{name}", part) for name, part in (("q", query), ("k", key), ("v", value))
             )
+        if memory is not None:
+            key = torch.cat([memory["attn.hook_k"], key], 1)
+            value = torch.cat([memory["attn.hook_v"], value], 1)
         seen = None
-        if self.causal:  # [T, T], or [B, A, T] for chosen positions
-            seen = place <= (place[:, None] if at is None else at[..., None])
+        if self.causal:  # [T, P + T], or [B, A, P + T] for chosen positions
+            asked = place[:, None] if at is None else before + at[..., None]
+            seen = torch.arange(before + x.shape[1], device=x.device) <= asked
         mixed = self._mix(query, key, value, seen, tap)
         if tap is not None:
             mixed = tap("attn.hook_z", mixed)

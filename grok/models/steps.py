@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from grok.task import Task
 
-__all__ = ["State", "Step", "StepModel", "Tap", "pick"]
+__all__ = ["Memory", "State", "Step", "StepModel", "Tap", "pick"]
 
 State = Mapping[str, Tensor]
 """Named streams, `[B, T, D]` each, everything a later step needs; `resid` is the one that is read out."""
@@ -22,6 +22,10 @@ State = Mapping[str, Tensor]
 Tap = Callable[[str, Tensor], Tensor]
 """Called with a hook name and its value, returns the value to go on with: a cache returns what it was given, a patch or
 an ablation something else."""
+
+Memory = Mapping[str, Tensor]
+"""What a step needs of positions before the first one in its state, by hook name without the step: keys and values
+`[B, P, H, K]` of attention."""
 
 
 def pick(x: Tensor, at: Tensor) -> Tensor:
@@ -33,8 +37,17 @@ def pick(x: Tensor, at: Tensor) -> Tensor:
 class Step(Protocol):
     """One application of a block. Blocks may be shared; each application is a step with its own index."""
 
-    def __call__(self, state: State, at: Tensor | None = None, tap: Tap | None = None) -> State:
-        """The next state; only at positions `at` `[B, A]` if given, which makes the streams `[B, A, D]`."""
+    def __call__(
+        self, state: State, at: Tensor | None = None, tap: Tap | None = None, memory: Memory | None = None
+    ) -> State:
+        """The next state.
+
+        Args:
+            state: streams `[B, T, D]`.
+            at: `[B, A]` indices into the state's positions; the only ones computed; the streams become `[B, A, D]`.
+            tap: called at every hook point.
+            memory: of a causal model: clean keys and values of P earlier positions; the state holds those from P on.
+        """
         ...
 
 
@@ -46,6 +59,12 @@ class StepModel(nn.Module, ABC):
 
     causal: bool = True
     """Whether a position depends on earlier positions only."""
+
+    streams: tuple[str, ...] = ("resid",)
+    """The streams of the state that a patch overwrites; the others are inputs that every step needs."""
+
+    memory_hooks: tuple[str, ...] = ("attn.hook_k", "attn.hook_v")
+    """Hook points of a step of a causal model whose values at earlier positions are its `memory`."""
 
     task: Task
 
@@ -59,8 +78,8 @@ class StepModel(nn.Module, ABC):
         """State before the first step, from tokens `[B, T]` or columns `[B, T, F]`."""
 
     @abstractmethod
-    def readout(self, state: State) -> Tensor:
-        """Logits or values `[B, T, V]` at every position the state holds."""
+    def readout(self, state: State, norm: bool = True) -> Tensor:
+        """Logits or values `[B, T, V]` at every position the state holds; `norm=False` leaves out the final norm."""
 
     def run(
         self, state: State, start: int = 0, stop: int | None = None, at: Tensor | None = None, tap: Tap | None = None
@@ -102,6 +121,16 @@ class StepModel(nn.Module, ABC):
             states.append(self.run(states[-1], index, index + 1))
         return states
 
+    def remembered(self, inputs: Tensor, position_ids: Tensor | None = None) -> tuple[list[State], list[Memory]]:
+        """S[0] … S[n] as in `states`, and the memory of every step, over all positions."""
+        states = [self.embed(inputs, position_ids)]
+        memories: list[Memory] = []
+        for step in self.steps:
+            memory: dict[str, Tensor] = {}
+            states.append(step(states[-1], tap=_keeper(memory, self.memory_hooks)))
+            memories.append(memory)
+        return states, memories
+
     @torch.no_grad()
     def generate(self, prompt: Tensor, length: Tensor, count: int) -> Tensor:
         """Greedy rollout: `[B, count]` tokens that follow each prompt.
@@ -132,3 +161,12 @@ class StepModel(nn.Module, ABC):
 
 def _named(tap: Tap, prefix: str) -> Tap:
     return lambda name, value: tap(prefix + name, value)
+
+
+def _keeper(memory: dict[str, Tensor], names: Sequence[str]) -> Tap:
+    def keep(name: str, value: Tensor) -> Tensor:
+        if name in names:
+            memory[name] = value
+        return value
+
+    return keep

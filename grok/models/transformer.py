@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from grok.errors import Problem, insist
 from grok.models.layers import MLP, Activation, Attention, Norm, SwiGLU, make_norm
-from grok.models.steps import State, Step, StepModel, Tap, pick
+from grok.models.steps import Memory, State, Step, StepModel, Tap, pick
 from grok.task import Task
 
 __all__ = ["Block", "LoopedTransformer"]
@@ -32,12 +32,17 @@ class Block(nn.Module):
         self.has_mlp, self.dropout = mlp is not None, dropout
 
     def forward(
-        self, x: Tensor, at: Tensor | None = None, position_ids: Tensor | None = None, tap: Tap | None = None
+        self,
+        x: Tensor,
+        at: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        tap: Tap | None = None,
+        memory: Memory | None = None,
     ) -> Tensor:
-        """`[B, T, D]` to `[B, T, D]`, or to `[B, A, D]` at positions `at` `[B, A]`."""
+        """`[B, T, D]` to `[B, T, D]`, or to `[B, A, D]` at positions `at` `[B, A]`; see `Step` for `memory`."""
         tapped = tap or _untapped
         x = tapped("hook_resid_pre", x)
-        written = tapped("hook_attn_out", self.attn(self.norm1(x), at, position_ids, tap))
+        written = tapped("hook_attn_out", self.attn(self.norm1(x), at, position_ids, tap, memory))
         x = (x if at is None else pick(x, at)) + F.dropout(written, self.dropout, self.training)
         if self.has_mlp:
             x = tapped("hook_resid_mid", x)
@@ -165,12 +170,18 @@ class LoopedTransformer(StepModel):
         ]
 
     def _step(
-        self, block: Block, re_embed: bool, state: State, at: Tensor | None = None, tap: Tap | None = None
+        self,
+        block: Block,
+        re_embed: bool,
+        state: State,
+        at: Tensor | None = None,
+        tap: Tap | None = None,
+        memory: Memory | None = None,
     ) -> State:
         x = state["resid"]
         if re_embed:
             x = x + (self.readout(state) / self.re_embed_temperature).softmax(-1) @ self.embedding.weight
-        return {**state, "resid": block(x, at, state.get("position_ids"), tap)}
+        return {**state, "resid": block(x, at, state.get("position_ids"), tap, memory)}
 
     def embed(self, inputs: Tensor, position_ids: Tensor | None = None) -> State:
         """See `StepModel.embed`; positions are 0, 1, 2, … unless given."""
@@ -180,9 +191,9 @@ class LoopedTransformer(StepModel):
         state = {"resid": F.dropout(x, self.dropout, self.training)}
         return state if position_ids is None else {**state, "position_ids": position_ids}
 
-    def readout(self, state: State) -> Tensor:
+    def readout(self, state: State, norm: bool = True) -> Tensor:
         """See `StepModel.readout`: final norm, then the (tied) read-out."""
-        x = self.norm(state["resid"])
+        x = self.norm(state["resid"]) if norm else state["resid"]
         weight = self.embedding.weight if self.head is None else self.head.weight
         return F.linear(x, weight)
 

@@ -1,0 +1,253 @@
+"""Counterfactual queries for causal tracing: another head, another relation, another query.
+
+Each draw is a pure function of (seed, query): the same for every checkpoint and every order of the examples.
+
+Shape legend: N example, G candidate, F fact, T position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from grok.circuits.patching import Counterfactual
+from grok.data.facts import AtomicFacts
+from grok.data.keyed import keyed_hash
+from grok.data.knowledge_graph import keyed_sample
+from grok.data.split import Split
+from grok.errors import BadInput
+
+__all__ = [
+    "comparison_counterfactuals",
+    "composition_counterfactuals",
+    "other_queries",
+    "same_bridge_counterfactuals",
+    "same_query",
+]
+
+_POSITIVE = torch.iinfo(torch.int64).max
+_MOST_CANDIDATES = 4096  # per query; of larger groups a random part is searched
+
+
+class _Groups:
+    """Rows of a table by key: which rows belong to a key, for many keys at once."""
+
+    def __init__(self, keys: Tensor) -> None:
+        self.keys, self.order = keys.sort(stable=True)
+
+    def members(self, wanted: Tensor) -> Tensor:
+        """`[N, G]` rows of each key `[N]`, -1 beyond the last; at most 4,096 of them."""
+        start = torch.searchsorted(self.keys, wanted)
+        count = torch.searchsorted(self.keys, wanted, right=True) - start
+        offset = torch.arange(min(int(count.max()), _MOST_CANDIDATES) if len(count) else 0, device=wanted.device)
+        place = (start[:, None] + offset).clamp(max=len(self.order) - 1)
+        return torch.where(offset < count[:, None], self.order[place], -1)
+
+
+def _draw(split: Split, purpose: str, seed: int, candidates: Tensor, acceptable: Tensor) -> tuple[Tensor, Tensor]:
+    """One acceptable candidate `[N]` per query, each as likely, and whether there is one: `[N]` bool."""
+    query = keyed_hash("query", seed, *split.inputs.unbind(1))[:, None]
+    score = keyed_hash(purpose, query, candidates) & _POSITIVE
+    best, place = torch.where(acceptable, score, -1).max(1)
+    return candidates.gather(1, place[:, None])[:, 0], best >= 0
+
+
+def _two_hop(split: Split, facts: AtomicFacts) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Tokens h, r1, r2, b and t of every query.
+
+    Raises:
+        BadInput: if the split has no bridge, or other positions.
+    """
+    if "bridge" not in split.truth or split.positions[:3] != ("h", "r1", "r2"):
+        have = f"positions {', '.join(split.positions)} and ground truth {', '.join(split.truth) or '(none)'}"
+        raise BadInput(
+            f"counterfactuals: two-hop queries (positions h, r1, r2, a bridge) are needed; this split has {have}"
+        )
+    bridge = split.truth["bridge"][:, 0].contiguous()
+    if bool((bridge < 0).any()):
+        raise BadInput(
+            "counterfactuals: two-hop queries are needed; this split has atomic queries, which have no bridge"
+        )
+    h, r1, r2 = (column.contiguous() for column in split.inputs[:, :3].unbind(1))
+    return h, r1, r2, bridge, split.targets[:, 0].contiguous()
+
+
+def composition_counterfactuals(
+    split: Split, facts: AtomicFacts, seed: int = 0, valid: bool = False
+) -> list[Counterfactual]:
+    """Counterfactuals `h`, `r1`, `r2` of two-hop queries, each patched at its own position (Wang et al. 2024).
+
+    As in the released code: `h` is another head from which r1, r2 lead nowhere or to another answer (about 90 % lead
+    nowhere); `r1` another relation of h whose tail has no fact r2 or one with another tail; `r2` another relation of
+    the bridge with another tail. Heads and relations are drawn among the facts that occur in training compositions.
+
+    Args:
+        split: N two-hop queries.
+        facts: all atomic facts.
+        seed: selects the draws.
+        valid: take only counterfactuals that are queries themselves, with an answer (another one).
+    """
+    h, r1, r2, bridge, answer = _two_hop(split, facts)
+    pool = facts.composed.nonzero()[:, 0]
+    by_head, by_relation = _Groups(facts.head[pool]), _Groups(facts.relation[pool])
+
+    def counterfactual(position: int, candidates: Tensor, outcome: Tensor) -> Counterfactual:
+        tokens = split.inputs[:, position]
+        acceptable = (candidates >= 0) & (candidates != tokens[:, None]) & (outcome != answer[:, None])
+        if valid:
+            acceptable &= outcome >= 0
+        name = ("h", "r1", "r2")[position]
+        place = torch.arange(candidates.shape[1], device=candidates.device).expand_as(candidates)
+        chosen, exists = _draw(split, f"cf {name}", seed, place, acceptable)
+        chosen = chosen[:, None]
+        replaced = torch.where(exists, candidates.gather(1, chosen)[:, 0], tokens)
+        inputs = split.inputs.index_copy(1, torch.tensor([position], device=tokens.device), replaced[:, None])
+        return Counterfactual(name, inputs, (position,), outcome.gather(1, chosen)[:, 0].where(exists, -1), exists)
+
+    if valid:
+        heads = _at(facts.head[pool], by_relation.members(r1))
+    else:
+        every = torch.unique(facts.head[pool])
+        hashes = keyed_hash("heads", seed, every) & _POSITIVE
+        heads = every[keyed_sample(_MOST_CANDIDATES, hashes).sort().values].expand(len(split), -1)
+    first = _at(facts.relation[pool], by_head.members(h))
+    second = _at(facts.relation[pool], by_head.members(bridge))
+    return [
+        counterfactual(0, heads, facts.follow(facts.follow(heads, r1[:, None]), r2[:, None])),
+        counterfactual(1, first, facts.follow(facts.follow(h[:, None], first), r2[:, None])),
+        counterfactual(2, second, facts.follow(bridge[:, None], second)),
+    ]
+
+
+def _at(column: Tensor, rows: Tensor) -> Tensor:
+    """`column[rows]`; -1 stays -1."""
+    if not len(column):
+        return torch.full_like(rows, -1)
+    return torch.where(rows >= 0, column[rows.clamp(min=0)], -1)
+
+
+def same_bridge_counterfactuals(split: Split, facts: AtomicFacts, seed: int = 0) -> list[Counterfactual]:
+    """The floor of `composition_counterfactuals`: other queries that keep what the circuit carries.
+
+    `h`: another head with the same r1 and the same bridge (few queries have one). `r1`: another fact, with
+    another head and another relation, that leads to the same bridge. `r2`: another whole query with the same answer.
+    """
+    h, r1, r2, bridge, answer = _two_hop(split, facts)
+    by_tail = _Groups(facts.tail)
+    to_bridge, to_answer = by_tail.members(bridge), by_tail.members(answer)
+    ends = torch.arange(to_bridge.shape[1], device=h.device).expand_as(to_bridge)
+    heads, relations = _at(facts.head, to_bridge), _at(facts.relation, to_bridge)
+
+    def replaced(purpose: str, acceptable: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if not ends.shape[1]:
+            return h, r1, torch.zeros_like(h, dtype=torch.bool)
+        chosen, exists = _draw(split, purpose, seed, ends, acceptable)
+        pick = chosen[:, None]
+        return heads.gather(1, pick)[:, 0].where(exists, h), relations.gather(1, pick)[:, 0].where(exists, r1), exists
+
+    head, _, head_exists = replaced("same h", (to_bridge >= 0) & (relations == r1[:, None]) & (heads != h[:, None]))
+    different = (to_bridge >= 0) & (heads != h[:, None]) & (relations != r1[:, None])
+    other_h, other_r1, bridge_exists = replaced("same r1", different)
+    # Another second fact with the same answer, whose head some first fact leads to.
+    second, second_exists = _draw(
+        split, "same r2", seed, to_answer, (to_answer >= 0) & (_at(facts.head, to_answer) != bridge[:, None])
+    )
+    second = second.clamp(min=0)
+    to_second = by_tail.members(facts.head[second])
+    first, first_exists = _draw(split, "r2 head", seed, to_second, to_second >= 0)
+    first, whole_exists = first.clamp(min=0), second_exists & first_exists
+    whole = torch.stack([facts.head[first], facts.relation[first], facts.relation[second]], 1)
+
+    def counterfactual(name: str, tokens: Tensor, exists: Tensor) -> Counterfactual:
+        inputs = torch.where(exists[:, None], torch.cat([tokens, split.inputs[:, 3:]], 1), split.inputs)
+        return Counterfactual(name, inputs, (("h", "r1", "r2").index(name),), answer.where(exists, -1), exists)
+
+    return [
+        counterfactual("h", torch.stack([head, r1, r2], 1), head_exists),
+        counterfactual("r1", torch.stack([other_h, other_r1, r2], 1), bridge_exists),
+        counterfactual("r2", whole, whole_exists),
+    ]
+
+
+def comparison_counterfactuals(
+    split: Split, values: Tensor, trained: Tensor, entities: Tensor, attributes: Tensor, seed: int = 0
+) -> list[Counterfactual]:
+    """Counterfactuals `e1`, `e2`, `a` of comparison queries `a <q> e1 <mask> e2` (Wang et al. 2024, section 5).
+
+    `e1` is another training entity whose value on the attribute equals that of e2 (one more or less if e1 and e2
+    are equal), patched at e1 and the separator after it; `e2` the same around the value of e1, patched at e2; `a` a
+    random other attribute, patched at the attribute and the separator after it.
+
+    Args:
+        split: N queries with positions `a`, `q`, `e1`, `mask`, `e2`; `truth["labels"]` `[N, 3]` the label tokens for
+            less, equal and greater.
+        values: `[entity, attribute]` ordinal values, in the order of `entities` and `attributes`.
+        trained: `[entity, attribute]` bool, whether the entity is in distribution for the attribute.
+        entities: `[entity]` tokens, ascending.
+        attributes: `[attribute]` tokens, ascending.
+        seed: selects the draws.
+    """
+    if split.positions[:5] != ("a", "q", "e1", "mask", "e2"):
+        raise BadInput(
+            f"counterfactuals: positions a, q, e1, mask, e2 are needed; this split has {', '.join(split.positions)}"
+        )
+    attribute = torch.searchsorted(attributes, split.inputs[:, 0].contiguous())
+    e1, e2 = (torch.searchsorted(entities, split.inputs[:, place].contiguous()) for place in (2, 4))
+    v1, v2 = values[e1, attribute], values[e2, attribute]
+    on_attribute, allowed = values.T[attribute], trained.T[attribute]  # [N, entity]
+    every = torch.arange(len(entities), device=e1.device).expand_as(on_attribute)
+
+    def label(first: Tensor, second: Tensor) -> Tensor:
+        which = 1 + (first > second).long() - (first < second).long()
+        return split.truth["labels"].gather(1, which[:, None])[:, 0] if "labels" in split.truth else which.fill_(-1)
+
+    def entity(name: str, own: Tensor, mine: Tensor, others: Tensor, positions: tuple[int, ...]) -> Counterfactual:
+        wanted = (on_attribute - others[:, None]).abs() == (mine == others).long()[:, None]
+        chosen, exists = _draw(split, f"cf {name}", seed, every, wanted & allowed & (every != own[:, None]))
+        inputs = split.inputs.clone()
+        inputs[:, positions[0]] = torch.where(exists, entities[chosen], inputs[:, positions[0]])
+        value = on_attribute.gather(1, chosen[:, None])[:, 0]
+        answer = label(value, v2) if name == "e1" else label(v1, value)
+        return Counterfactual(name, inputs, positions, answer.where(exists, -1), exists)
+
+    other = torch.arange(len(attributes), device=e1.device).expand(len(split), -1)
+    chosen, exists = _draw(split, "cf a", seed, other, other != attribute[:, None])
+    inputs = split.inputs.clone()
+    inputs[:, 0] = torch.where(exists, attributes[chosen], inputs[:, 0])
+    unknown = torch.full_like(chosen, -1)  # the label tokens of another attribute are other tokens
+    return [
+        entity("e1", e1, v1, v2, (2, 3)),
+        entity("e2", e2, v2, v1, (4,)),
+        Counterfactual("a", inputs, (0, 1), unknown, exists),
+    ]
+
+
+def other_queries(split: Split, seed: int = 0, same_answer: bool = False) -> list[Counterfactual]:
+    """For any regime: the states of another query of the split, one counterfactual per position (resampling).
+
+    Args:
+        split: N queries.
+        seed: selects the draws.
+        same_answer: take queries with the same answer instead of another one: the floor.
+    """
+    answer = split.targets[:, 0]
+    rows = torch.arange(len(split), device=answer.device)
+    candidates = rows[keyed_sample(_MOST_CANDIDATES, keyed_hash("rows", seed, rows) & _POSITIVE)]
+    candidates = candidates.expand(len(split), -1)
+    same = answer[candidates] == answer[:, None]
+    acceptable = (same == same_answer) & (candidates != rows[:, None])
+    chosen, exists = _draw(split, "other", seed, candidates, acceptable)
+    inputs = torch.where(exists[:, None], split.inputs[chosen], split.inputs)
+    return [
+        Counterfactual(name, inputs, (position,), answer[chosen].where(exists, -1), exists)
+        for position, name in enumerate(split.positions)
+    ]
+
+
+def same_query(split: Split, positions: Sequence[int] | None = None) -> list[Counterfactual]:
+    """Every query as its own counterfactual, which changes nothing; for checks."""
+    every = torch.ones(len(split), dtype=torch.bool, device=split.inputs.device)
+    chosen = range(len(split.positions)) if positions is None else positions
+    return [Counterfactual(split.positions[p], split.inputs, (p,), split.targets[:, 0], every) for p in chosen]

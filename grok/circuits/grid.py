@@ -1,0 +1,128 @@
+"""`Grid`: a statistic per cell, each with a bootstrap interval over examples, a floor and its number of examples.
+
+Shape legend: N example, `…` cells (the axes of the grid).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Grid", "bootstrap"]
+
+RESAMPLES = 1000
+
+
+def bootstrap(values: Tensor, seed: int = 0, resamples: int = RESAMPLES) -> tuple[Tensor, Tensor]:
+    """95 % interval of the mean of each cell: percentile bootstrap over examples (Efron 1979).
+
+    Args:
+        values: `[N, …]` one value per example and cell; NaN where an example has none.
+        seed: fixes the resamples, the same for every cell.
+        resamples: number of resamples.
+
+    Returns:
+        `low` and `high` `[…]`; NaN where no example has a value.
+    """
+    flat = values.flatten(1).double().cpu()
+    known = ~flat.isnan()
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(len(flat), (resamples, len(flat)), generator=generator)
+    times = torch.zeros(resamples, len(flat), dtype=torch.float64).scatter_add_(
+        1, drawn, torch.ones(drawn.shape).double()
+    )
+    means = (times @ flat.nan_to_num()) / (times @ known.double())  # 0 / 0 where no example of a resample has a value
+    low, high = torch.nanquantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0).float()
+    return low.view(values.shape[1:]), high.view(values.shape[1:])
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Means over examples, one per cell.
+
+    Args:
+        name: what is measured, as it appears in records and plots (`lens/mrr/bridge`).
+        axes: labels of each axis, in order: `{"step": ("S[0]", …), "position": ("h", "r1", "r2")}`.
+        values: `[…]` means; NaN where there is no example.
+        low: `[…]` lower end of the 95 % interval.
+        high: `[…]` upper end.
+        floor: `[…]` what the statistic is without the effect (shuffled truth, a counterfactual that keeps the bridge);
+            NaN where it is not known.
+        n: `[…]` number of examples.
+    """
+
+    name: str
+    axes: Mapping[str, tuple[str, ...]]
+    values: Tensor
+    low: Tensor
+    high: Tensor
+    floor: Tensor
+    n: Tensor
+
+    def __post_init__(self) -> None:
+        shape = tuple(len(labels) for labels in self.axes.values())
+        if self.values.shape != shape:
+            raise ValueError(f"{self.name}: values of shape {tuple(self.values.shape)} for axes of lengths {shape}")
+
+    @classmethod
+    def of(
+        cls, name: str, axes: Mapping[str, tuple[str, ...]], values: Tensor, floor: Tensor | None = None, seed: int = 0
+    ) -> Grid:
+        """The grid of per-example `values` `[N, …]`, with a `floor` `[M, …]` of per-example values too.
+
+        NaN stands for an example that has no value in a cell.
+        """
+        values = values.detach().float().cpu()
+        low, high = bootstrap(values, seed)
+        return cls(
+            name=name,
+            axes=axes,
+            values=values.nanmean(0),
+            low=low,
+            high=high,
+            floor=torch.full_like(low, torch.nan) if floor is None else floor.detach().float().cpu().nanmean(0),
+            n=(~values.isnan()).sum(0),
+        )
+
+    def __getitem__(self, labels: tuple[str, ...]) -> float:
+        """The value of the cell named by one label per axis."""
+        index = tuple(axis.index(label) for axis, label in zip(self.axes.values(), labels, strict=True))
+        return float(self.values[index])
+
+    def cells(self) -> Iterator[tuple[tuple[str, ...], dict[str, float | int | None]]]:
+        """Labels of every cell and its `value, low, high, floor, n` as plain numbers; None for NaN."""
+        labels = list(self.axes.values())
+        for index in torch.cartesian_prod(*(torch.arange(len(axis)) for axis in labels)).view(-1, len(labels)).tolist():
+            place = tuple(index)
+            cell: dict[str, float | int | None] = {
+                key: None if column[place].isnan() else float(column[place])
+                for key, column in (
+                    ("value", self.values), ("low", self.low), ("high", self.high), ("floor", self.floor)
+                )
+            }  # fmt: skip
+            yield tuple(axis[i] for axis, i in zip(labels, place, strict=True)), {**cell, "n": int(self.n[place])}
+
+    def above_floor(self) -> Tensor:
+        """Cells `[…]` whose interval lies above the floor: bool, False where either is unknown."""
+        return self.low > self.floor
+
+    def __str__(self) -> str:
+        """A table, first axis down, the last one across; with more than two axes, one line per cell."""
+        if len(self.axes) != 2:
+            lines = [
+                f"{' '.join(labels):<32} {cell['value']:.3f}"
+                for labels, cell in self.cells()
+                if cell["value"] is not None
+            ]
+            return "\n".join([self.name, *lines])
+        rows, columns = self.axes.values()
+        width = max(7, *(len(label) + 1 for label in columns))
+        head = f"{self.name} (n = {int(self.n.max())})\n{'':<10}" + "".join(f"{label:>{width}}" for label in columns)
+        body = [
+            f"{label:<10}" + "".join(f"{value:>{width}.2f}" for value in row)
+            for label, row in zip(rows, self.values.tolist(), strict=True)
+        ]
+        return "\n".join([head, *body])

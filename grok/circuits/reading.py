@@ -1,0 +1,77 @@
+"""What logits say of given tokens: rank, logit, probability, and the tokens on top.
+
+Shape legend: B row, V vocabulary, K token looked for, J top token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from grok.errors import BadInput, Problem
+
+__all__ = ["Reading", "read"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Of each row of logits; the leading dimensions are the same in all four.
+
+    Args:
+        rank: `[…, K]` int32, number of tokens with a strictly greater logit; -1 for no token.
+        logit: `[…, K]`, NaN for no token.
+        probability: `[…, K]`, NaN for no token.
+        top: `[…, J]` int32, tokens in falling order of their logit.
+    """
+
+    rank: Tensor
+    logit: Tensor
+    probability: Tensor
+    top: Tensor
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Reading:
+        """The same change made to all four tensors."""
+        return Reading(change(self.rank), change(self.logit), change(self.probability), change(self.top))
+
+    @staticmethod
+    def join(parts: Sequence[Reading], join: Callable[[list[Tensor]], Tensor]) -> Reading:
+        """`torch.cat` or `torch.stack` of many readings."""
+        fields = ("rank", "logit", "probability", "top")
+        return Reading(*(join([getattr(part, field) for part in parts]) for field in fields))
+
+
+def read(logits: Tensor, tokens: Tensor, labels: Tensor | None = None, top: int = 1) -> Reading:
+    """Read `logits` `[B, V]` for `tokens` `[B, K]` (-1 for none), by counting and never by sorting.
+
+    Args:
+        logits: of the whole vocabulary.
+        tokens: looked for in each row.
+        labels: token ids among which ranks and probabilities are taken; None means the whole vocabulary.
+        top: J, how many of the highest tokens to keep.
+
+    Raises:
+        BadInput: if a token looked for is not among the `labels`.
+    """
+    if labels is None:
+        inside, place = logits, tokens
+    else:
+        inside = logits[:, labels]
+        where = torch.full((logits.shape[1],), -1, dtype=torch.int64, device=logits.device)
+        where[labels] = torch.arange(len(labels), device=logits.device)
+        place = torch.where(tokens >= 0, where[tokens.clamp(min=0)], -1)
+        if bool(((tokens >= 0) & (place < 0)).any()):
+            raise BadInput(Problem("restrict", True, "a token looked for is no possible answer: use restrict=false"))
+    missing = place < 0
+    logit = inside.gather(1, place.clamp(min=0))
+    rank = torch.stack([(inside > column[:, None]).sum(1) for column in logit.unbind(1)], 1)
+    probability = (logit - inside.logsumexp(1, keepdim=True)).exp()
+    highest = inside.argmax(1, keepdim=True) if top == 1 else inside.topk(min(top, inside.shape[1]), dim=1).indices
+    return Reading(
+        rank=rank.masked_fill(missing, -1).int(),
+        logit=logit.masked_fill(missing, torch.nan),
+        probability=probability.masked_fill(missing, torch.nan),
+        top=(highest if labels is None else labels[highest]).int(),
+    )
