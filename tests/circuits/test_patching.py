@@ -157,7 +157,7 @@ def test_a_state_that_does_not_exist_is_named():
     for wrong in ({"steps": [5]}, {"steps": [-1]}, {"target": (7, "r1", "bridge")}, {"steps": []}):
         with pytest.raises(BadInput, match=r"no such state; .*S\[4\]"):
             causal_tracing(model, SPLIT, counterfactuals(), **wrong)
-    with pytest.raises(BadInput, match="position='x'.*h, r1, r2"):
+    with pytest.raises(BadInput, match=r"position='x'.*h, r1, r2"):
         causal_tracing(model, SPLIT, counterfactuals(), target=(2, "x", "bridge"))
-    with pytest.raises(BadInput, match="column='nothing'.*answer, bridge, h, r1, r2"):
+    with pytest.raises(BadInput, match=r"column='nothing'.*answer, bridge, h, r1, r2"):
         causal_tracing(model, SPLIT, counterfactuals(), target=(2, "r1", "nothing"))
