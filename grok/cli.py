@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from jsonargparse import DefaultHelpFormatter
@@ -47,6 +47,8 @@ CALLBACKS: Mapping[str, type[Callback]] = {
     "monitor": watch.GrokkingMonitor,
     "cost": watch.CostMeter,
     "series": watch.CheckpointSeries,
+    "lens": watch.LogitLens,
+    "tracing": watch.CausalTracing,
     "record": watch.RunRecorder,
     "last": watch.LastCheckpoint,
     "figures": watch.Figures,
@@ -203,6 +205,9 @@ class GrokCLI(LightningCLI):
             self.model.make_optimizer(parameter_groups(self.model.net, self.model.decay))
         except (TypeError, ValueError) as error:
             raise BadInput(f"model.optimizer: {error}") from error
+        for callback in cast(Any, self.trainer).callbacks:
+            if isinstance(callback, watch.CircuitCallback):
+                callback.prepare(self.datamodule, self.model.evaluated)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that keeps everything in the run directory and logs to TensorBoard there."""

@@ -1,6 +1,8 @@
 """Callbacks: when to look, and what to keep."""
 
 from grok.callbacks.checkpoints import CheckpointSeries, LastCheckpoint, load_series, verify_series
+from grok.callbacks.circuit import CircuitCallback
+from grok.callbacks.circuits import CausalTracing, LogitLens
 from grok.callbacks.cost import CostMeter
 from grok.callbacks.evaluation import Evaluation
 from grok.callbacks.figures import Figures
@@ -9,12 +11,15 @@ from grok.callbacks.predictions import PredictionWriter
 from grok.callbacks.recorder import RunRecorder
 
 __all__ = [
+    "CausalTracing",
     "CheckpointSeries",
+    "CircuitCallback",
     "CostMeter",
     "Evaluation",
     "Figures",
     "GrokkingMonitor",
     "LastCheckpoint",
+    "LogitLens",
     "PredictionWriter",
     "RunRecorder",
     "load_series",

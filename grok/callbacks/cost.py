@@ -42,13 +42,14 @@ def flops_per_step(module: GrokModule, batch: Batch) -> int:
 class CostMeter(L.Callback):
     """Counts optimizer steps, queries, tokens, FLOPs and seconds, over all resumes of a run.
 
-    Seconds of training exclude evaluation and checkpoints at evaluation; wall seconds include everything from the start
-    of training.
+    Seconds of training exclude evaluation, checkpoints at evaluation and circuit analyses; wall seconds include
+    everything from the start of training.
     """
 
     def __init__(self) -> None:
         self.wall_seconds = 0.0
         self.train_seconds = 0.0
+        self.analysis_seconds = 0.0
         self.flops = 0
         self.queries = 0
         self.tokens = 0
@@ -90,6 +91,12 @@ class CostMeter(L.Callback):
         self.queries += steps * self.per_step["queries"]
         self.tokens += steps * self.per_step["tokens"]
 
+    def add_analysis(self, seconds: float) -> None:
+        """Count a circuit analysis that has just ended: it is no training."""
+        self.analysis_seconds += seconds
+        if self._since is not None:
+            self._since += seconds
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Go on; the evaluation counts as wall time only."""
         if self._wall_since is not None:
@@ -107,6 +114,7 @@ class CostMeter(L.Callback):
         return {
             "wall_seconds": round(self.wall_seconds, 3),
             "train_seconds": round(self.train_seconds, 3),
+            "analysis_seconds": round(self.analysis_seconds, 3),
             "flops": self.flops,
             "tokens": self.tokens,
             "queries": self.queries,
@@ -121,6 +129,7 @@ class CostMeter(L.Callback):
         return {
             "wall_seconds": self.wall_seconds + (0.0 if self._wall_since is None else now - self._wall_since),
             "train_seconds": self.train_seconds + (0.0 if self._since is None else now - self._since),
+            "analysis_seconds": self.analysis_seconds,
             "flops": self.flops,
             "queries": self.queries,
             "tokens": self.tokens,
