@@ -14,7 +14,7 @@ from jsonargparse import Namespace
 
 from grok.errors import BadInput, Problem
 
-__all__ = ["config_problems", "differences", "explain", "with_run"]
+__all__ = ["config_problems", "differences", "explain", "of_run", "with_run"]
 
 
 def config_problems(options: Any, classes: Mapping[str, type]) -> list[Problem]:
@@ -72,9 +72,19 @@ def with_run(argv: Sequence[str]) -> list[str]:
         run, rest = Path(rest[at + 1]), rest[:at] + rest[at + 2 :]
     else:
         return list(argv)
-    if not (run / "config.yaml").exists():
+    return [command, *of_run(run), *rest]
+
+
+def of_run(run: str | Path) -> list[str]:
+    """Arguments that stand for the configuration of a run directory.
+
+    Raises:
+        BadInput: if the directory is no run.
+    """
+    config = Path(run) / "config.yaml"
+    if not config.exists():
         raise BadInput(f"{run}: not a run directory (no config.yaml in it)")
-    return [command, "--config", str(run / "config.yaml"), "--run_dir", str(run), *rest]
+    return ["--config", str(config), "--run_dir", str(run)]
 
 
 def _split_run_dir(word: str) -> list[str]:

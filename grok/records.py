@@ -84,6 +84,13 @@ class RunRecord:
                 raise BadInput(f"{self.metrics_path}, line {number}: not JSON; remove the line") from None
         return [row for row in rows if name is None or row["name"] == name]
 
+    def replace(self, rows: Sequence[Row]) -> None:
+        """Put lines in the place of those with the same step, split and name; the others stay, in order of steps."""
+        new = {(row["step"], row["split"], row["name"]) for row in rows}
+        kept: list[Row] = [row for row in self.rows() if (row["step"], row["split"], row["name"]) not in new]
+        whole = sorted([*kept, *rows], key=lambda row: row["step"])
+        write_atomically(self.metrics_path, "".join(json.dumps(row) + "\n" for row in whole))
+
     def truncate(self, step: int) -> None:
         """Forget everything after `step`: a resumed run writes it again. A half-written last line goes too."""
         if not self.metrics_path.exists():

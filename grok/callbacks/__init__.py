@@ -1,6 +1,6 @@
 """Callbacks: when to look, and what to keep."""
 
-from grok.callbacks.checkpoints import CheckpointSeries, LastCheckpoint, load_series, verify_series
+from grok.callbacks.checkpoints import CheckpointSeries, LastCheckpoint, load_series, load_weights, verify_series
 from grok.callbacks.circuit import CircuitCallback
 from grok.callbacks.circuits import CausalTracing, LogitLens
 from grok.callbacks.cost import CostMeter
@@ -8,7 +8,7 @@ from grok.callbacks.evaluation import Evaluation
 from grok.callbacks.figures import Figures
 from grok.callbacks.monitor import GrokkingMonitor
 from grok.callbacks.predictions import PredictionWriter
-from grok.callbacks.recorder import RunRecorder
+from grok.callbacks.recorder import RunRecorder, lock
 
 __all__ = [
     "CausalTracing",
@@ -23,5 +23,7 @@ __all__ = [
     "PredictionWriter",
     "RunRecorder",
     "load_series",
+    "load_weights",
+    "lock",
     "verify_series",
 ]

@@ -12,14 +12,16 @@ from typing import Any, cast
 import lightning as L
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from grok.errors import BadInput
+from grok.models import StepModel
 from grok.records import sha256, write_atomically
 from grok.schedule import Schedule
 from grok.training import GrokModule
 
-__all__ = ["CheckpointSeries", "LastCheckpoint", "load_series", "verify_series"]
+__all__ = ["CheckpointSeries", "LastCheckpoint", "load_series", "load_weights", "verify_series"]
 
 
 class LastCheckpoint(L.Callback):
@@ -194,3 +196,23 @@ def load_series(run: str | Path) -> dict[int, Path]:
     """Steps and files of the series in a run directory, in order of steps; `safetensors` reads them."""
     directory = Path(run) / "series"
     return {entry["step"]: directory / entry["file"] for entry in _manifest(directory)}
+
+
+def load_weights(model: StepModel, path: Path) -> None:
+    """Put the weights of a file of the series into `model`, on its device.
+
+    Raises:
+        BadInput: if the file is damaged, or its weights are of another model: naming what differs.
+    """
+    try:
+        weights = load_file(path)
+    except (SafetensorError, FileNotFoundError):
+        raise BadInput(f"{path}: not there, or damaged; `grok verify` checks the whole series") from None
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if wanted != found:
+        differ = [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]
+        name, missing = differ[0], "missing"
+        told = f"{name} is {found.get(name, missing)} in the file and {wanted.get(name, missing)} in the model"
+        raise BadInput(f"{path}: weights of another model: {told}; {len(differ)} such differences")
+    model.load_state_dict(weights)

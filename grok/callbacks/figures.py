@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from pathlib import Path
 
 import lightning as L
 
@@ -30,7 +29,8 @@ class Figures(L.Callback):
         if find_spec("matplotlib") is None:
             say("no figures without matplotlib: pip install 'grok-circuits[plots]'")
             return
-        from grok.report.figures import accuracy_curves
+        from grok.report.figures import draw
+        from grok.report.tensorboard import to_tensorboard
 
-        directory = Path(trainer.default_root_dir)
-        accuracy_curves(RunRecord(directory), directory / "figures" / "accuracy")
+        if RunRecord(trainer.default_root_dir).rows():
+            to_tensorboard(trainer.default_root_dir, pictures=draw(trainer.default_root_dir))

@@ -16,7 +16,7 @@ from grok.errors import BadInput
 from grok.records import Row, RunRecord, wilson
 from grok.training import GrokModule, Score
 
-__all__ = ["RunRecorder"]
+__all__ = ["RunRecorder", "lock"]
 
 
 class RunRecorder(L.Callback):
@@ -39,7 +39,7 @@ class RunRecorder(L.Callback):
         if trainer.ckpt_path is None and record.metrics_path.exists():
             raise BadInput(f"{record.directory}: already holds a run; choose another directory, or resume last.ckpt")
         if trainer.is_global_zero:
-            self._lock = _lock(record.directory)
+            self._lock = lock(record.directory)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """After a resume, forget what was recorded beyond the checkpoint: it happens again."""
@@ -123,8 +123,12 @@ class RunRecorder(L.Callback):
         return norms
 
 
-def _lock(directory: Path) -> IO[str] | None:
-    """Hold a directory against a second process that would write the same record; None without file locks."""
+def lock(directory: Path) -> IO[str] | None:
+    """Hold a directory against a second process that would write the same record; None without file locks.
+
+    Raises:
+        BadInput: if another process holds it.
+    """
     if find_spec("fcntl") is None:
         return None
     import fcntl

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from grok.errors import BadInput
 from grok.records import RunRecord
-
-__all__ = ["accuracy_curves"]
-
-# Okabe and Ito's colours, distinguishable with any colour vision, each with a line style of its own.
-_STYLES: Sequence[tuple[str, str]] = (
-    ("#000000", "-"),
-    ("#0072B2", "-"),
-    ("#D55E00", "-"),
-    ("#009E73", "--"),
-    ("#CC79A7", "--"),
-    ("#E69F00", ":"),
-    ("#56B4E9", "-."),
-    ("#7F7F7F", ":"),
+from grok.report.cells import Cells, cells_of, title
+from grok.report.style import (
+    DIFFERENCES,
+    LEVELS,
+    STYLES,
+    finish_steps_axis,
+    mark_milestones,
+    milestones_of,
+    new_figure,
+    save,
+    state_colours,
 )
+
+__all__ = ["accuracy_curves", "circuit_curves", "draw", "heat_maps", "story"]
 
 _TOO_FEW = 50
 """Splits with fewer queries are drawn faintly: their 95 % interval is wider than most effects."""
@@ -38,18 +41,15 @@ def accuracy_curves(record: RunRecord, path: Path) -> list[Path]:
     Returns:
         The files written.
     """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     summary = record.summary() or {}
     rows = record.rows("accuracy")
     name = "accuracy" if rows else "loss"
     rows = rows or record.rows("loss")
-    figure = Figure(figsize=(8.5, 4.5), layout="constrained")
+    figure = new_figure(8.5, 4.5)
     axes = figure.subplots()
     splits = list(dict.fromkeys(row["split"] for row in rows))
     for index, split in enumerate(splits):
-        colour, dashes = _STYLES[index % len(_STYLES)]
+        colour, dashes = STYLES[index % len(STYLES)]
         points = [row for row in rows if row["split"] == split]
         steps = [row["step"] for row in points]
         few = points[-1]["n"] is not None and points[-1]["n"] < _TOO_FEW
@@ -59,32 +59,213 @@ def accuracy_curves(record: RunRecord, path: Path) -> list[Path]:
         if points[0]["low"] is not None and not few:
             low, high = ([row[bound] for row in points] for bound in ("low", "high"))
             axes.fill_between(steps, low, high, color=colour, alpha=0.12, linewidth=0)
-    axes.set_xscale("log")
-    axes.set_xlabel("optimizer step (log scale)")
+    finish_steps_axis(axes)
     axes.set_ylabel("accuracy (exact match)" if name == "accuracy" else "loss")
     if name == "accuracy":
         axes.set_ylim(-0.02, 1.02)
     else:
         axes.set_yscale("log")
-    _mark_milestones(axes, summary)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    mark_milestones(axes, summary)
     figure.legend(loc="outside right center", frameon=False, fontsize="small")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files = [path.with_suffix(".png"), path.with_suffix(".svg")]
-    with mpl.rc_context({"svg.hashsalt": "grok"}):
-        figure.savefig(files[0], dpi=150)
-        figure.savefig(files[1], metadata={"Date": None})
-    return files
+    return save(figure, path)
 
 
-def _mark_milestones(axes: Any, summary: dict[str, Any]) -> None:
-    grokked = next(((split, step) for split, step in summary.get("grok_step", {}).items()), (None, None))
-    marks = [("memorised", summary.get("memorised_step")), (f"grokked ({grokked[0]})", grokked[1])]
-    shown = [(text, step) for text, step in marks if step]
-    for index, (text, step) in enumerate(shown):
-        axes.axvline(step, color="#555555", linewidth=1, linestyle=(0, (2, 2)))
+def heat_maps(cells: Cells, before: int, after: int, names: tuple[str, str], path: Path) -> list[Path]:
+    """State × position with the numbers in the cells: before, after, and the difference (Wang et al. 2024, figure 4b).
+
+    Args:
+        cells: one grid of a run's record.
+        before: step of the first panel.
+        after: step of the second panel.
+        names: what the two steps are.
+        path: where to write, without suffix.
+    """
+    first, last = cells.table(before), cells.table(after)
+    change = [[b - a for a, b in zip(one, two, strict=True)] for one, two in zip(first, last, strict=True)]
+    figure = new_figure(3 + 2.2 * max(3, len(cells.columns)), 1.8 + 0.42 * len(cells.rows))
+    panels = figure.subplots(1, 3, sharey=True)
+    titles = (f"{names[0]} (step {before:,})", f"{names[1]} (step {after:,})", "difference")
+    finite = [abs(v) for table in (first, last) for row in table for v in row if not math.isnan(v)]
+    top = max([1.0, *finite])
+    for axes, table, panel in zip(panels, (first, last, change), titles, strict=True):
+        limits = (
+            {"cmap": DIFFERENCES, "vmin": -top, "vmax": top}
+            if table is change
+            else {"cmap": LEVELS, "vmin": 0, "vmax": top}
+        )
+        image = axes.imshow(table, aspect="auto", origin="lower", **limits)
+        axes.set_xticks(range(len(cells.columns)), cells.columns)
+        axes.set_yticks(range(len(cells.rows)), cells.rows)
+        axes.set_title(panel, fontsize="medium")
+        axes.set_xlabel("to position" if cells.grid.startswith("attention") else "position")
+        for y, row in enumerate(table):
+            for x, value in enumerate(row):
+                if not math.isnan(value):
+                    # White on the dark end of cividis, and on both ends of the map of differences.
+                    dark = abs(value) > 0.6 * top if table is change else value < 0.5 * top
+                    axes.text(x, y, f"{value:.2f}", ha="center", va="center", color="white" if dark else "black")
+        figure.colorbar(image, ax=axes, fraction=0.05)
+    panels[0].set_ylabel("step and head" if cells.grid.startswith("attention") else "state after step i")
+    n = max((line["n"] or 0) for line in cells.values.values())
+    figure.suptitle(f"{title(cells.grid)}, {cells.split} (n = {n})", fontsize="medium")
+    return save(figure, path)
+
+
+def circuit_curves(record: RunRecord, path: Path) -> list[Path]:
+    """Accuracies, what the lens reads and what the states decide, over the same log steps; floors dotted.
+
+    Args:
+        record: of a run with circuit analyses.
+        path: where to write, without suffix.
+
+    Raises:
+        BadInput: if the record has none.
+    """
+    grids = _told(cells_of(record))
+    if not grids:
+        raise BadInput(f"{record.directory}: no circuit analysis in the record; `grok trace` makes one")
+    figure = new_figure(8.5, 2.2 + 2.2 * len(grids))
+    panels = figure.subplots(1 + len(grids), 1, sharex=True)
+    summary = record.summary() or {}
+    _accuracy_panel(panels[0], [record], _story_splits(summary))
+    for axes, cells in zip(panels[1:], grids, strict=True):
+        _state_panel(axes, [cells])
+        axes.set_ylabel(f"{_short(cells.grid)}\n{cells.split}", fontsize="small")
+    for axes in panels:
+        finish_steps_axis(axes, label=axes is panels[-1])
+        mark_milestones(axes, summary, label=axes is panels[0])
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize="small")
+    return save(figure, path)
+
+
+def story(groups: Mapping[str, Sequence[RunRecord]], split: str, path: Path) -> list[Path]:
+    """The story of the papers, over seeds: accuracies, the bridge in S[i, r1], and its strength; one column per model.
+
+    Lines are means over runs, bands reach from the lowest to the highest run, dotted lines are floors; the shaded spans
+    mark the memorised and grokked steps of all runs.
+
+    Args:
+        groups: runs of each model by its name, all evaluated and analysed at the same steps.
+        split: the analysed split.
+        path: where to write, without suffix.
+
+    Raises:
+        BadInput: if a run lacks the analyses.
+    """
+    figure = new_figure(5.5 * len(groups) + 1, 8)
+    table = figure.subplots(3, len(groups), sharex=True, sharey="row", squeeze=False)
+    for column, (name, records) in enumerate(groups.items()):
+        wanted = [[cells for cells in _told(cells_of(record)) if cells.split == split] for record in records]
+        short = [str(record.directory) for record, cells in zip(records, wanted, strict=True) if len(cells) < 2]
+        if short:
+            raise BadInput(f"{', '.join(short)}: no lens and tracing of {split} in the record; `grok trace` makes them")
+        summaries = [record.summary() or {} for record in records]
+        _accuracy_panel(table[0][column], records, _story_splits(summaries[0]))
+        for row in (1, 2):
+            _state_panel(table[row][column], [cells[row - 1] for cells in wanted])
+            table[row][0].set_ylabel(_short(wanted[0][row - 1].grid))
+        table[0][column].set_title(f"{name}, {len(records)} seeds", fontsize="medium")
+        for axes in table[:, column]:
+            finish_steps_axis(axes, label=axes is table[-1][column])
+            _mark_spans(axes, summaries)
+        table[0][0].set_ylabel("accuracy")
+    for row in table:
+        row[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize="small")
+    return save(figure, path)
+
+
+def _told(grids: Iterable[Cells]) -> list[Cells]:
+    """The grids of the story: the bridge (or the answer) by lens, then the strength; one pair per split."""
+    chosen = {}
+    for cells in grids:
+        kind = (
+            "lens" if cells.grid.startswith("lens/mrr/") else "tracing" if cells.grid.startswith("tracing/") else None
+        )
+        better = cells.grid == "lens/mrr/bridge"
+        if kind and (better or (cells.split, kind) not in chosen):
+            chosen[cells.split, kind] = cells
+    return [chosen[key] for key in sorted(chosen)]
+
+
+def _short(grid: str) -> str:
+    return title(grid).replace("share of answers ", "answers ").replace(" by logit lens", "")
+
+
+def _story_splits(summary: Mapping[str, Any]) -> list[str]:
+    """The memorised split and the first two held-out ones."""
+    held_out = list(summary.get("grok_step", {}))[:2]
+    others = [split for split in summary.get("accuracy", {}) if split.startswith("train") and split not in held_out]
+    return [*others[:1], *held_out]
+
+
+def _accuracy_panel(axes: Any, records: Sequence[RunRecord], splits: Sequence[str]) -> None:
+    for split, (colour, dashes) in zip(splits, STYLES, strict=False):
+        curves, sizes = [], set()
+        for record in records:
+            rows = [row for row in record.rows("accuracy") if row["split"] == split]
+            curves.append(([row["step"] for row in rows], [row["value"] for row in rows]))
+            sizes |= {row["n"] for row in rows}
+        span = f"{min(sizes)}" if len(sizes) == 1 else f"{min(sizes)}–{max(sizes)}"
+        _band(axes, curves, colour, dashes, f"{split} (n = {span})")
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_ylabel("accuracy")
+
+
+def _state_panel(axes: Any, runs: Sequence[Cells]) -> None:
+    """One line per state at the position that the story is about, with its floor dotted."""
+    rows, column = runs[0].rows, "r1" if "r1" in runs[0].columns else runs[0].columns[-1]
+    for row, colour in zip(rows, state_colours(len(rows)), strict=True):
+        label = f"{row[:-1]}, {column}]"
+        _band(axes, [cells.curve(row, column) for cells in runs], colour, "-", label)
+        floors = [cells.curve(row, column, "floor") for cells in runs]
+        if any(values for _, values in floors):
+            _band(axes, floors, colour, ":", None)
+    axes.set_ylim(-0.02, 1.02)
+
+
+def _band(
+    axes: Any, curves: Sequence[tuple[list[int], list[float]]], colour: Any, dashes: str, label: str | None
+) -> None:
+    """Mean over runs at every step that all share; a band from lowest to highest if there are several."""
+    common = sorted(set.intersection(*(set(steps) for steps, _ in curves)) - {0})  # a log axis has no 0
+    by_step = [dict(zip(steps, values, strict=True)) for steps, values in curves]
+    columns = [[run[step] for run in by_step] for step in common]
+    faint = {"alpha": 0.7, "linewidth": 1.0} if label is None else {"linewidth": 1.6}
+    axes.plot(common, [statistics.fmean(column) for column in columns], dashes, color=colour, label=label, **faint)
+    if len(curves) > 1 and label is not None:
+        axes.fill_between(
+            common, *zip(*((min(c), max(c)) for c in columns), strict=True), color=colour, alpha=0.15, linewidth=0
+        )
+
+
+def _mark_spans(axes: Any, summaries: Sequence[Mapping[str, Any]]) -> None:
+    """From the earliest to the latest run, where they memorised and where they grokked."""
+    steps: dict[str, list[int]] = {}
+    for summary in summaries:
+        for text, step in milestones_of(summary):
+            steps.setdefault(text.partition(" ")[0], []).append(step)
+    for text, reached in steps.items():
+        axes.axvspan(min(reached), max(reached) * 1.001, color="#888888", alpha=0.25, linewidth=0)
         axes.annotate(
-            f"{text}: step {step:,}", (step, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 3 + 11 * index),
-            textcoords="offset points", ha="center", va="bottom", fontsize="small", color="#333333",
+            f"{text} ({len(reached)} of {len(summaries)})", (min(reached), 0.02), rotation=90, fontsize="x-small",
+            xytext=(-2, 0), textcoords="offset points", ha="right", va="bottom", color="#555555",
         )  # fmt: skip
+
+
+def draw(run: str | Path) -> list[Path]:
+    """All pictures of a run, from its record, into `figures/`; returns the files."""
+    record, directory = RunRecord(run), Path(run) / "figures"
+    if not record.rows():
+        raise BadInput(f"{record.metrics_path}: no record to draw")
+    files = accuracy_curves(record, directory / "accuracy")
+    grids = cells_of(record)
+    if _told(grids):
+        files += circuit_curves(record, directory / "circuit")
+    memorised = (record.summary() or {}).get("memorised_step")
+    for cells in grids:
+        steps = cells.steps
+        before = min(steps, key=lambda step: abs(step - memorised)) if memorised else steps[0]
+        names = ("memorised" if memorised else "first", "last")
+        name = f"{cells.grid}_{cells.split}".replace("/", "_").replace("@", "_at_")
+        files += heat_maps(cells, before, steps[-1], names, directory / name)
+    return files

@@ -1,0 +1,306 @@
+"""`GrokCLI`: LightningCLI over `GrokModule` and any regime, with the run directory and the callbacks of every run."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from argparse import ArgumentError, RawDescriptionHelpFormatter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from jsonargparse import DefaultHelpFormatter
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer import Trainer
+
+from grok import callbacks as watch
+from grok.callbacks.console import say
+from grok.configuration import config_problems, differences, explain, with_run
+from grok.data import RegimeDataModule
+from grok.errors import BadInput, Problem, insist
+from grok.records import RunRecord, write_atomically
+from grok.report.closing import closing_lines, score_table
+from grok.training import GrokModule, parameter_groups
+
+__all__ = ["CALLBACKS", "GrokCLI", "run_lightning"]
+
+_PLAIN_DATA = {"weights_only": True}  # a checkpoint that would execute code is not loaded
+_NOT_IN_CONFIG = ("config", "run_dir", "fresh", "ckpt_path", "weights_only")
+
+
+CALLBACKS: Mapping[str, type[Callback]] = {
+    "evaluation": watch.Evaluation,
+    "monitor": watch.GrokkingMonitor,
+    "cost": watch.CostMeter,
+    "series": watch.CheckpointSeries,
+    "lens": watch.LogitLens,
+    "tracing": watch.CausalTracing,
+    "record": watch.RunRecorder,
+    "last": watch.LastCheckpoint,
+    "figures": watch.Figures,
+    "predictions": watch.PredictionWriter,
+}
+"""The callbacks of every run and the configuration group of each, in the order in which they act."""
+
+
+class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+    """jsonargparse's help, with the lines of a description kept as they are."""
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes `config.yaml`, complete and runnable again, into the run directory when training starts."""
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Write once; the directory was checked before."""
+        path = Path(trainer.default_root_dir) / "config.yaml"
+        if stage == "fit" and trainer.is_global_zero and not path.exists():
+            write_atomically(path, dump_config(self.parser, self.config))
+
+
+# Defaults of Lightning's own callbacks hold enumerations, which the dumper does not know; they parse from their value.
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, member: dumper.represent_data(member.value))
+
+
+def dump_config(parser: LightningArgumentParser, config: Any) -> str:
+    """The configuration as YAML, without what is about one invocation only."""
+    config = config.clone()
+    for key in _NOT_IN_CONFIG:
+        config.pop(key, None)
+    text: str = parser.dump(config, skip_none=False)
+    return text
+
+
+class GrokCLI(LightningCLI):
+    """LightningCLI over `GrokModule` and any `RegimeDataModule`, with the run directory and the watching callbacks."""
+
+    resume_from: Path | None = None
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """One seed, an integer."""
+        parser.add_argument(
+            "--seed_everything", type=int, default=0, help="Fixes the data, their order and the initial weights."
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The run directory, the callbacks of every run, and what the model takes from the data."""
+        parser.add_argument(
+            "--run_dir", type=str | None, default=None,
+            help="Where the run is kept; by default runs/EXPERIMENT/REGIME/seed_N.",
+        )  # fmt: skip
+        parser.add_argument(
+            "--experiment", type=str | None, default=None, help="Name of the experiment; by default the config file's."
+        )
+        parser.add_argument("--fresh", action="store_true", help="Start a new run beside one that is there already.")
+        for name, callback in CALLBACKS.items():
+            parser.add_lightning_class_args(callback, name)
+        parser.link_arguments("seed_everything", "data.init_args.seed")
+        parser.link_arguments("seed_everything", "model.seed")
+        parser.link_arguments("data", "model.task", compute_fn=_task, apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse `args` alone, whatever started this process; a mistake is told by its key."""
+        try:
+            self.config = parser.parse_args(args)
+        except ArgumentError as error:
+            chosen = self._subcommand_parsers.get(args[0] if args else "")
+            known = [option.removeprefix("--") for option in chosen._option_string_actions] if chosen else []
+            raise BadInput(explain(str(error), known)) from error
+        seed = self.config[self.config.subcommand].seed_everything
+        if not 0 <= seed < 2**32:
+            insist([Problem("seed_everything", seed, "use an integer from 0 to 4294967295")])
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: LightningCLI would let hyper-parameters in a checkpoint override what the user wrote."""
+
+    @property
+    def options(self) -> Any:
+        """The configuration of the chosen subcommand."""
+        return self.config[str(self.subcommand)]
+
+    def before_instantiate_classes(self) -> None:
+        """Check everything that can be checked, and choose the directory, before anything is made."""
+        problems = config_problems(self.options, {**CALLBACKS, "model": GrokModule})
+        if self.subcommand == "fit" and self.options.trainer.max_steps < 1:
+            steps = self.options.trainer.max_steps
+            problems.append(Problem("trainer.max_steps", steps, "give the number of optimizer steps"))
+        if self.options.trainer.default_root_dir is not None:
+            root = self.options.trainer.default_root_dir
+            problems.append(Problem("trainer.default_root_dir", str(root), "use --run_dir"))
+        insist(problems)
+        files = self.options.get("config") or []
+        self.options.experiment = self.options.experiment or (Path(str(files[-1])).stem if files else "run")
+        self.run_dir = Path(self.options.run_dir or self._default_run_dir())
+        if self.subcommand == "fit":
+            self._open_run_dir()
+        self.choose_checkpoint()
+
+    def _default_run_dir(self) -> Path:
+        regime = str(self.options.data.class_path).rpartition(".")[2]
+        return Path("runs") / str(self.options.experiment) / regime / f"seed_{self.options.seed_everything}"
+
+    def _open_run_dir(self) -> None:
+        """Resume what is there, refuse what is another run's, or step aside with `--fresh`."""
+        if self.options.fresh:
+            base, number = self.run_dir, 2
+            while self.run_dir.is_dir() and any(self.run_dir.iterdir()):
+                self.run_dir, number = base.with_name(f"{base.name}-{number}"), number + 1
+        parent = next(path for path in (self.run_dir, *self.run_dir.absolute().parents) if path.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise BadInput(f"run_dir={str(self.run_dir)!r}: {parent} is not a directory that can be written to")
+        if not self.run_dir.exists() or not any(self.run_dir.iterdir()):
+            return
+        saved = self.run_dir / "config.yaml"
+        if not saved.exists():
+            raise BadInput(f"run_dir={str(self.run_dir)!r}: holds other files and no run; choose another directory")
+        if not any((self.run_dir / name).exists() for name in ("last.ckpt", "metrics.jsonl", "series")):
+            saved.unlink()  # nothing was trained: a mistake was found on the way
+            return
+        new = dump_config(self._parser(self.subcommand), self.options)
+        try:
+            old, wanted = yaml.safe_load(saved.read_text()), yaml.safe_load(new)
+        except yaml.YAMLError:
+            raise BadInput(f"{saved}: not YAML; restore it, or start beside it with --fresh") from None
+        changes = differences({**old, "experiment": wanted["experiment"]}, wanted)  # a name changes nothing
+        if changes:
+            shown = [*changes[:6], *([f"… and {len(changes) - 6} more"] if len(changes) > 6 else [])]
+            raise BadInput(
+                f"{self.run_dir} holds a run with another configuration; add --fresh or another --run_dir", *shown
+            )
+        last = self.run_dir / "last.ckpt"
+        self.resume_from = last if last.exists() else None
+
+    def choose_checkpoint(self) -> None:
+        """Never evaluate random weights, and name a checkpoint that cannot be one before anything is made."""
+        last = self.run_dir / "last.ckpt"
+        if self.subcommand != "fit" and self.options.ckpt_path is None:
+            if not last.exists():
+                raise BadInput(f"{last}: no trained weights there; give a run directory, or --ckpt_path")
+            self.options.ckpt_path = str(last)
+        chosen = self.options.ckpt_path
+        if chosen is not None and not (Path(chosen).is_file() and Path(chosen).suffix == ".ckpt"):
+            insist([Problem("ckpt_path", str(chosen), "give an existing .ckpt file, such as RUN/last.ckpt")])
+
+    def after_instantiate_classes(self) -> None:
+        """Make what training will make: bad data and bad settings must be found before anything is written."""
+        self.datamodule.setup()
+        values = self.datamodule.generated.train.batch(0).queries.targets.is_floating_point()
+        if values == self.model.objective.exact:
+            wanted = "values: use grok.training.SquaredError" if values else "tokens: use grok.training.CrossEntropy"
+            insist([Problem("model.objective", type(self.model.objective).__name__, f"the answers are {wanted}")])
+        try:
+            self.model.make_optimizer(parameter_groups(self.model.net, self.model.decay))
+        except (TypeError, ValueError) as error:
+            raise BadInput(f"model.optimizer: {error}") from error
+        for callback in cast(Any, self.trainer).callbacks:
+            if isinstance(callback, watch.CircuitCallback):
+                callback.prepare(self.datamodule, self.model.evaluated)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """A trainer that keeps everything in the run directory and logs to TensorBoard there."""
+        kwargs["default_root_dir"] = str(self.run_dir)
+        if self.subcommand != "fit":
+            kwargs["logger"] = False
+        elif self.options.trainer.logger in (None, True):
+            kwargs["logger"] = TensorBoardLogger(str(self.run_dir), name="tensorboard", version="")
+        trainer: Trainer = super().instantiate_trainer(**kwargs)
+        return trainer
+
+    def fit(self, **kwargs: Any) -> None:
+        """Train, or go on, or say that there is nothing left to do."""
+        if (RunRecord(self.run_dir).summary() or {}).get("finished"):
+            say(f"{self.run_dir} is finished; nothing to do (--fresh runs it again beside it)")
+        else:
+            checkpoint = kwargs.pop("ckpt_path", None) or self.resume_from
+            say(f"{'Resuming' if self.resume_from else 'Training'} in {self.run_dir}; {_describe(self)}")
+            with _reading(checkpoint):
+                self.trainer.fit(**{**kwargs, "ckpt_path": checkpoint, **_PLAIN_DATA})
+        if self.trainer.is_global_zero:
+            for line in closing_lines(self.run_dir):
+                say(line)
+
+    def validate(self, **kwargs: Any) -> None:
+        """Evaluate on every split and print the table."""
+        with _reading(self.options.ckpt_path):
+            self.trainer.validate(**{**kwargs, "verbose": False, **_PLAIN_DATA})
+        self._print_scores()
+
+    def test(self, **kwargs: Any) -> None:
+        """Evaluate on every split and print the table."""
+        with _reading(self.options.ckpt_path):
+            self.trainer.test(**{**kwargs, "verbose": False, **_PLAIN_DATA})
+        self._print_scores()
+
+    def predict(self, **kwargs: Any) -> None:
+        """Write the answer to every query."""
+        with _reading(self.options.ckpt_path):
+            self.trainer.predict(**{**kwargs, "return_predictions": False, **_PLAIN_DATA})
+
+    def _print_scores(self) -> None:
+        for line in score_table(self.model.scores):
+            say(line)
+
+
+@contextmanager
+def _reading(checkpoint: str | Path | None) -> Iterator[None]:
+    """Name the checkpoint that is damaged, would execute code, or is of another model."""
+    try:
+        yield
+    except (pickle.UnpicklingError, EOFError) as error:
+        raise BadInput(f"{checkpoint}: not a checkpoint of plain data, or damaged; use another one") from error
+    except RuntimeError as error:
+        if "PytorchStreamReader" in str(error):
+            raise BadInput(f"{checkpoint}: damaged; use another one") from error
+        if "in loading state_dict" in str(error):
+            raise BadInput(f"{checkpoint}: of another model than the configuration describes") from error
+        raise
+
+
+def _task(data: RegimeDataModule) -> Any:
+    return data.task
+
+
+def _describe(cli: GrokCLI) -> str:
+    parameters = sum(parameter.numel() for parameter in cli.model.net.parameters())
+    rows = cli.datamodule.generated.train.rows
+    queries = "an endless stream of queries" if rows is None else f"{rows:,} training queries"
+    return f"{parameters:,} parameters, {queries}, {cli.trainer.max_steps:,} steps"
+
+
+def run_lightning(argv: Sequence[str], cli: type[GrokCLI] | None = None) -> None:
+    """Run `fit`, `validate`, `test` or `predict` with its arguments."""
+    (cli or GrokCLI)(
+        GrokModule,
+        RegimeDataModule,
+        save_config_callback=SaveConfig,
+        trainer_defaults={
+            "max_epochs": -1,  # one endless epoch; max_steps ends it
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "enable_checkpointing": False,  # LastCheckpoint and CheckpointSeries save
+            "num_sanity_val_steps": 0,
+            "use_distributed_sampler": False,
+        },
+        seed_everything_default=0,
+        parser_kwargs={"prog": "grok", "exit_on_error": False, "allow_abbrev": False, **HELP},
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        args=with_run(list(argv)),
+    )
+
+
+DESCRIPTION = """Train small transformers until they grok, and see which circuit they built.
+
+  grok fit --config configs/quickstart.yaml    train; again: resume, or say that it is finished
+  grok test RUN                                evaluate a finished run on every split
+  grok predict RUN                             write what it answers, query by query
+  grok trace RUN                               run the circuit analyses over its checkpoint series
+  grok verify RUN                              check the files of its checkpoint series
+"""
+
+HELP = {"description": DESCRIPTION, "formatter_class": HelpFormatter}
