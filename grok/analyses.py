@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -59,7 +58,7 @@ class AnalysisRecord:
         whole = before | {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         self.directory.mkdir(parents=True, exist_ok=True)
         partial = self.path(step).with_suffix(".partial")
-        save_file(dict(sorted(whole.items())), partial, metadata={"step": str(step), "torch": torch.__version__})
+        save_file(dict(sorted(whole.items())), partial, metadata={"step": str(step)})
         partial.replace(self.path(step))
 
     def truncate(self, step: int) -> None:

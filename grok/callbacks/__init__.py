@@ -2,7 +2,15 @@
 
 from grok.callbacks.checkpoints import CheckpointSeries, LastCheckpoint, load_series, load_weights, verify_series
 from grok.callbacks.circuit import CircuitCallback
-from grok.callbacks.circuits import CausalTracing, LogitLens
+from grok.callbacks.circuits import (
+    AttentionMaps,
+    CausalTracing,
+    CosineLens,
+    Fourier,
+    LogitLens,
+    Probes,
+    SemanticPatching,
+)
 from grok.callbacks.cost import CostMeter
 from grok.callbacks.evaluation import Evaluation
 from grok.callbacks.figures import Figures
@@ -11,17 +19,22 @@ from grok.callbacks.predictions import PredictionWriter
 from grok.callbacks.recorder import RunRecorder, lock
 
 __all__ = [
+    "AttentionMaps",
     "CausalTracing",
     "CheckpointSeries",
     "CircuitCallback",
+    "CosineLens",
     "CostMeter",
     "Evaluation",
     "Figures",
+    "Fourier",
     "GrokkingMonitor",
     "LastCheckpoint",
     "LogitLens",
     "PredictionWriter",
+    "Probes",
     "RunRecorder",
+    "SemanticPatching",
     "load_series",
     "load_weights",
     "lock",

@@ -93,6 +93,14 @@ class CircuitCallback(L.Callback):
 
     # ------------------------------------------------------------------ what is examined
 
+    def usual_splits(self, data: RegimeDataModule) -> Sequence[str]:
+        """Splits examined where none is named."""
+        return data.held_out_splits[:1]
+
+    def usual_examples(self, split: Split) -> int | None:
+        """Examples of a split where no number is given, see `choose_examples`."""
+        return None
+
     def prepare(self, data: RegimeDataModule, model: StepModel) -> None:
         """Choose the examples, and find what is wrong with the request before anything is trained or written.
 
@@ -101,7 +109,7 @@ class CircuitCallback(L.Callback):
         """
         if not self.enabled:
             return
-        for name in self.splits or data.held_out_splits[:1]:
+        for name in self.splits or self.usual_splits(data):
             if name not in data.splits:
                 fix = f"no such split, or an empty one; this regime has {', '.join(data.splits)}"
                 insist([Problem(f"{self.kind}.splits", name, fix)])
@@ -110,15 +118,14 @@ class CircuitCallback(L.Callback):
                 fix = f"the answers of {name} are values, not tokens: use {self.kind}.enabled=false"
                 insist([Problem(f"{self.kind}.enabled", True, fix)])
             try:
-                self._chosen[name] = choose_examples(split, self.examples, name=name)
-                one = self._chosen[name].take(slice(0, 2))
-                self.validate(model, data, one)
+                self._chosen[name] = choose_examples(split, self.examples or self.usual_examples(split), name=name)
+                self.validate(model, data, self._chosen[name])
             except BadInput as error:
                 told = [one.under(self.kind) if isinstance(one, Problem) else one for one in error.problems]
                 raise BadInput(*told) from error
 
     def validate(self, model: StepModel, data: RegimeDataModule, split: Split) -> None:
-        """Raise `BadInput` if the analysis cannot be made on queries like `split`; by default it is tried."""
+        """Raise `BadInput` if the analysis cannot be made on `split`; by default it is tried."""
         self.analyse(model, data, "", split)
 
     def measure(self, model: StepModel, data: RegimeDataModule) -> dict[str, Analysis]:

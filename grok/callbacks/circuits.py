@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
 from grok.callbacks.circuit import Analysis, CircuitCallback
 from grok.circuits import (
     Counterfactual,
+    attention_patterns,
     causal_tracing,
     columns,
     composition_counterfactuals,
+    cosine_lens,
+    fact_map,
+    fourier_analysis,
+    full_run_probing,
+    immediate_probing,
+    linear_probes,
     logit_lens,
     other_queries,
     same_bridge_counterfactuals,
+    semantic_pairs,
+    semantic_patching,
 )
 from grok.circuits.tracing import MEASURES
-from grok.data import RegimeDataModule, Split
+from grok.data import AtomicFacts, ModularArithmetic, RegimeDataModule, Split
 from grok.errors import BadInput, Problem, insist
 from grok.models import StepModel
 
-__all__ = ["CausalTracing", "LogitLens"]
+__all__ = ["AttentionMaps", "CausalTracing", "CosineLens", "Fourier", "LogitLens", "Probes", "SemanticPatching"]
 
 
 class LogitLens(CircuitCallback):
@@ -138,3 +147,169 @@ class CausalTracing(CircuitCallback):
         wrong = [measure for measure in self.measures if measure not in MEASURES]
         insist([Problem("measures", wrong, f"use {', '.join(MEASURES)}")] if wrong else [])
         self._draw(data, split)
+
+
+class SemanticPatching(CircuitCallback):
+    """Cross-query semantic patching, and immediate and full-run probing of the bridge, see `grok.circuits.semantic`.
+
+    Args:
+        pairs: pairs of a source and a target query; fewer if there are not so many.
+        sources: split of the source queries; null takes sources and targets from the same split.
+        only_correct: count only targets that the unpatched run gets right.
+        probing: measure immediate and full-run probing too.
+        options: see `CircuitCallback`.
+    """
+
+    kind = "semantic"
+
+    def __init__(
+        self,
+        pairs: int = 300,
+        sources: str | None = None,
+        only_correct: bool = False,
+        probing: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.pairs, self.sources, self.only_correct, self.probing = pairs, sources, only_correct, probing
+
+    def analyse(self, model: StepModel, data: RegimeDataModule, name: str, split: Split) -> Analysis:
+        """See `CircuitCallback.analyse`."""
+        facts, sources = self._knowledge(data)
+        semantic = semantic_patching(model, split, facts, self.pairs, sources, batch=self.batch)
+        grids = [semantic.grid(self.only_correct)]
+        if self.probing:
+            grids += [immediate_probing(model, split), full_run_probing(model, split, batch=self.batch)]
+        return Analysis(grids, {"success": semantic.success, "correct": semantic.correct})
+
+    def _knowledge(self, data: RegimeDataModule) -> tuple[AtomicFacts, Split | None]:
+        facts = data.generated.facts
+        if facts is None:
+            insist([Problem("enabled", True, f"{type(data).__name__} has no atomic facts: use false")])
+        if self.sources is not None and self.sources not in data.splits:
+            insist([Problem("sources", self.sources, f"no such split; this regime has {', '.join(data.splits)}")])
+        return cast(AtomicFacts, facts), None if self.sources is None else data.splits[self.sources]
+
+    def validate(self, model: StepModel, data: RegimeDataModule, split: Split) -> None:
+        """See `CircuitCallback.validate`."""
+        facts, sources = self._knowledge(data)
+        semantic_pairs(split, facts, sources, self.pairs)
+
+
+class CosineLens(CircuitCallback):
+    """ID cohesion and OOD alignment of the states of a bridge, and a map of some, see `grok.circuits.similarity`.
+
+    `splits` name where ID facts are taken from; null means `id_atomic`. `examples` null means all facts.
+
+    Args:
+        position: whose states are compared.
+        least: count entities with at least so many ID facts (one alone is its own centroid).
+        mapped: entities in the map of states; 0 makes none.
+        options: see `CircuitCallback`.
+    """
+
+    kind = "cosine"
+
+    def __init__(self, position: str = "r1", least: int = 2, mapped: int = 6, **options: Any) -> None:
+        super().__init__(**options)
+        self.position, self.least, self.mapped = position, least, mapped
+
+    def usual_splits(self, data: RegimeDataModule) -> Sequence[str]:
+        """The ID atomic facts."""
+        return ["id_atomic"]
+
+    def usual_examples(self, split: Split) -> int | None:
+        """All facts."""
+        return len(split)
+
+    def analyse(self, model: StepModel, data: RegimeDataModule, name: str, split: Split) -> Analysis:
+        """See `CircuitCallback.analyse`."""
+        if "ood_atomic" not in data.splits:
+            insist([Problem("enabled", True, f"needs OOD atomic facts; this regime has {', '.join(data.splits)}")])
+        unknown = data.splits["ood_atomic"]
+        lens = cosine_lens(model, split, unknown, self.position, batch=self.batch)
+        grids = [lens.grid(measure, self.least) for measure in ("cohesion", "alignment")]
+        tensors = {"entities": lens.entities, "id_facts": lens.id_facts, "ood_facts": lens.ood_facts}
+        tensors |= {"cohesion": lens.cohesion, "alignment": lens.alignment}
+        if self.mapped:
+            drawn = fact_map(model, split, unknown, self.position, entities=self.mapped)
+            tensors |= {"map/place": drawn.place, "map/tail": drawn.tail, "map/ood": drawn.ood}
+            tensors["map/step"] = torch.tensor(drawn.step)
+        return Analysis(grids, tensors)
+
+
+class Probes(CircuitCallback):
+    """Linear probes of every state, see `grok.circuits.linear_probes`. `examples` null means 1,000, or all if fewer.
+
+    Args:
+        columns: ground truth that is probed for, one probe each; null means the bridge, or the answer if there is none.
+        held_out: share of the groups of queries that is held out.
+        ridge: penalty of the ridge regression.
+        options: see `CircuitCallback`.
+    """
+
+    kind = "probes"
+
+    def __init__(
+        self, columns: Sequence[str] | None = None, held_out: float = 0.3, ridge: float = 0.01, **options: Any
+    ) -> None:
+        super().__init__(**options)
+        self.columns, self.held_out, self.ridge = columns, held_out, ridge
+
+    def usual_examples(self, split: Split) -> int | None:
+        """A probe needs several examples of each class."""
+        return min(1000, len(split))
+
+    def analyse(self, model: StepModel, data: RegimeDataModule, name: str, split: Split) -> Analysis:
+        """See `CircuitCallback.analyse`."""
+        found = [
+            linear_probes(model, split, one, held_out=self.held_out, ridge=self.ridge, batch=self.batch)
+            for one in self.columns or _usual_columns(split)[:1]
+        ]
+        tensors = {f"{one.column}/correct": one.correct for one in found}
+        return Analysis([one.grid() for one in found], tensors | {f"{one.column}/rows": one.rows for one in found})
+
+
+class AttentionMaps(CircuitCallback):
+    """Where every head looks from the answer, see `grok.circuits.attention_patterns`.
+
+    Args:
+        groups: named groups of key positions (`{fact: [h, r1]}`); null means every position by itself.
+        query: the position that looks; null means where the answer is read.
+        options: see `CircuitCallback`.
+    """
+
+    kind = "attention"
+
+    def __init__(self, groups: dict[str, list[str]] | None = None, query: str | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.groups, self.query = groups, query
+
+    def analyse(self, model: StepModel, data: RegimeDataModule, name: str, split: Split) -> Analysis:
+        """See `CircuitCallback.analyse`."""
+        attention = attention_patterns(model, split, self.batch)
+        return Analysis([attention.mass(self.groups, self.query)], {"patterns": attention.patterns.half()})
+
+
+class Fourier(CircuitCallback):
+    """Restricted and excluded loss in modular arithmetic, see `grok.circuits.fourier_analysis`: all p² pairs at a time.
+
+    Args:
+        share: of the logits' variance, that the key frequencies should hold.
+        most: key frequencies at most.
+        options: see `CircuitCallback`; `examples` and `splits` have no effect.
+    """
+
+    kind = "fourier"
+
+    def __init__(self, share: float = 0.9, most: int = 5, **options: Any) -> None:
+        super().__init__(**options)
+        self.share, self.most = share, most
+
+    def analyse(self, model: StepModel, data: RegimeDataModule, name: str, split: Split) -> Analysis:
+        """See `CircuitCallback.analyse`."""
+        if not isinstance(data, ModularArithmetic):
+            insist([Problem("enabled", True, f"is for ModularArithmetic, not for {type(data).__name__}: use false")])
+        found = fourier_analysis(model, cast(ModularArithmetic, data), self.share, self.most, batch=self.batch)
+        tensors = {"frequencies": torch.tensor(found.frequencies), "shares": found.shares, "embedding": found.embedding}
+        return Analysis([found.loss, found.accuracy], tensors)

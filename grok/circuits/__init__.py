@@ -1,5 +1,6 @@
 """Circuits: what is inside a model; pure functions of a `StepModel` and a `Split`, without Lightning."""
 
+from grok.circuits.attention import Attention, attention_patterns
 from grok.circuits.counterfactuals import (
     comparison_counterfactuals,
     composition_counterfactuals,
@@ -7,19 +8,30 @@ from grok.circuits.counterfactuals import (
     same_bridge_counterfactuals,
 )
 from grok.circuits.examples import choose_examples, column, columns
+from grok.circuits.fourier import Fourier, fourier_analysis
 from grok.circuits.grid import Grid, bootstrap
 from grok.circuits.lens import Lens, logit_lens
 from grok.circuits.patching import Counterfactual, Patched, patch_states
+from grok.circuits.planted import Planted, planted
+from grok.circuits.probes import linear_probes
 from grok.circuits.reading import Reading, read
+from grok.circuits.semantic import full_run_probing, immediate_probing, semantic_pairs, semantic_patching
+from grok.circuits.similarity import CosineLens, FactMap, cosine_distances, cosine_lens, fact_map, mds
 from grok.circuits.tracing import Tracing, causal_tracing
 
 __all__ = [
+    "Attention",
+    "CosineLens",
     "Counterfactual",
+    "FactMap",
+    "Fourier",
     "Grid",
     "Lens",
     "Patched",
+    "Planted",
     "Reading",
     "Tracing",
+    "attention_patterns",
     "bootstrap",
     "causal_tracing",
     "choose_examples",
@@ -27,9 +39,20 @@ __all__ = [
     "columns",
     "comparison_counterfactuals",
     "composition_counterfactuals",
+    "cosine_distances",
+    "cosine_lens",
+    "fact_map",
+    "fourier_analysis",
+    "full_run_probing",
+    "immediate_probing",
+    "linear_probes",
     "logit_lens",
+    "mds",
     "other_queries",
     "patch_states",
+    "planted",
     "read",
     "same_bridge_counterfactuals",
+    "semantic_pairs",
+    "semantic_patching",
 ]

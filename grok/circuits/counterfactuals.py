@@ -54,7 +54,7 @@ def _draw(split: Split, purpose: str, seed: int, candidates: Tensor, acceptable:
     return candidates.gather(1, place[:, None])[:, 0], best >= 0
 
 
-def _two_hop(split: Split, facts: AtomicFacts) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def two_hop_tokens(split: Split, facts: AtomicFacts) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Tokens h, r1, r2, b and t of every query.
 
     Raises:
@@ -89,7 +89,7 @@ def composition_counterfactuals(
         seed: selects the draws.
         valid: take only counterfactuals that are queries themselves, with an answer (another one).
     """
-    h, r1, r2, bridge, answer = _two_hop(split, facts)
+    h, r1, r2, bridge, answer = two_hop_tokens(split, facts)
     pool = facts.composed.nonzero()[:, 0]
     by_head, by_relation = _Groups(facts.head[pool]), _Groups(facts.relation[pool])
 
@@ -134,7 +134,7 @@ def same_bridge_counterfactuals(split: Split, facts: AtomicFacts, seed: int = 0)
     `h`: another head with the same r1 and the same bridge (few queries have one). `r1`: another fact, with
     another head and another relation, that leads to the same bridge. `r2`: another whole query with the same answer.
     """
-    h, r1, r2, bridge, answer = _two_hop(split, facts)
+    h, r1, r2, bridge, answer = two_hop_tokens(split, facts)
     by_tail = _Groups(facts.tail)
     to_bridge, to_answer = by_tail.members(bridge), by_tail.members(answer)
     ends = torch.arange(to_bridge.shape[1], device=h.device).expand_as(to_bridge)

@@ -67,7 +67,9 @@ def column(split: Split, name: str) -> Tensor:
     match = re.fullmatch(r"([^\[\]]+)(?:\[(\d+)\])?", name)
     base, entry = (match[1], match[2]) if match else (name, None)
     if split.targets.is_floating_point():
-        raise BadInput(Problem("column", name, "this split's answers are values, not tokens: there is nothing to rank"))
+        raise BadInput(
+            Problem("columns", name, "this split's answers are values, not tokens: there is nothing to rank")
+        )
     if base == "answer":
         tokens = split.targets[:, :1]
     elif base in split.truth and base not in ("facts", "ood"):
@@ -77,14 +79,14 @@ def column(split: Split, name: str) -> Tensor:
         tokens = split.inputs[:, index : index + 1]
     else:
         raise BadInput(
-            Problem("column", name, f"no such ground truth in this split; it has {', '.join(columns(split))}")
+            Problem("columns", name, f"no such ground truth in this split; it has {', '.join(columns(split))}")
         )
     if entry is not None:
         if int(entry) >= tokens.shape[1]:
-            raise BadInput(Problem("column", name, f"{base} has {tokens.shape[1]} entries, counted from 0"))
+            raise BadInput(Problem("columns", name, f"{base} has {tokens.shape[1]} entries, counted from 0"))
         tokens = tokens[:, int(entry) : int(entry) + 1]
     if len(tokens) and bool((tokens < 0).all()):
-        raise BadInput(Problem("column", name, "no query of this split has one (an atomic query has no bridge)"))
+        raise BadInput(Problem("columns", name, "no query of this split has one (an atomic query has no bridge)"))
     return tokens
 
 

@@ -16,17 +16,29 @@ __all__ = ["Grid", "bootstrap"]
 RESAMPLES = 1000
 
 
-def bootstrap(values: Tensor, seed: int = 0, resamples: int = RESAMPLES) -> tuple[Tensor, Tensor]:
+def bootstrap(
+    values: Tensor, floor: Tensor | None = None, seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[Tensor, Tensor]:
     """95 % interval of the mean of each cell: percentile bootstrap over examples (Efron 1979).
 
     Args:
         values: `[N, …]` one value per example and cell; NaN where an example has none.
+        floor: `[N, …]` the same examples' floor: the interval is then of the difference of the two means.
         seed: fixes the resamples, the same for every cell.
         resamples: number of resamples.
 
     Returns:
         `low` and `high` `[…]`; NaN where no example has a value.
     """
+    means = _resampled_means(values, seed, resamples)
+    if floor is not None:
+        means = means - _resampled_means(floor, seed, resamples)
+    low, high = torch.nanquantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0).float()
+    return low.view(values.shape[1:]), high.view(values.shape[1:])
+
+
+def _resampled_means(values: Tensor, seed: int, resamples: int) -> Tensor:
+    """`[R, cells]`; NaN where no example of a resample has a value."""
     flat = values.flatten(1).double().cpu()
     known = ~flat.isnan()
     generator = torch.Generator().manual_seed(seed)
@@ -34,9 +46,7 @@ def bootstrap(values: Tensor, seed: int = 0, resamples: int = RESAMPLES) -> tupl
     times = torch.zeros(resamples, len(flat), dtype=torch.float64).scatter_add_(
         1, drawn, torch.ones(drawn.shape).double()
     )
-    means = (times @ flat.nan_to_num()) / (times @ known.double())  # 0 / 0 where no example of a resample has a value
-    low, high = torch.nanquantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0).float()
-    return low.view(values.shape[1:]), high.view(values.shape[1:])
+    return (times @ flat.nan_to_num()) / (times @ known.double())
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,9 @@ class Grid:
         floor: `[…]` what the statistic is without the effect (shuffled truth, a counterfactual that keeps the bridge);
             NaN where it is not known.
         n: `[…]` number of examples.
+        above_floor: `[…]` bool, whether the 95 % interval of the difference from the floor lies above 0; False where
+            the floor is not known. Of cells without an effect about one in 40 is above by chance, more where examples
+            share states (queries with the same first fact); nothing is corrected for the number of cells.
     """
 
     name: str
@@ -61,6 +74,7 @@ class Grid:
     high: Tensor
     floor: Tensor
     n: Tensor
+    above_floor: Tensor
 
     def __post_init__(self) -> None:
         shape = tuple(len(labels) for labels in self.axes.values())
@@ -76,15 +90,20 @@ class Grid:
         NaN stands for an example that has no value in a cell.
         """
         values = values.detach().float().cpu()
-        low, high = bootstrap(values, seed)
+        low, high = bootstrap(values, seed=seed)
+        above = torch.zeros_like(low, dtype=torch.bool)
+        if floor is not None:
+            floor = floor.detach().float().cpu()
+            above = low > floor.nanmean(0) if len(floor) != len(values) else bootstrap(values, floor, seed)[0] > 0
         return cls(
             name=name,
             axes=axes,
             values=values.nanmean(0),
             low=low,
             high=high,
-            floor=torch.full_like(low, torch.nan) if floor is None else floor.detach().float().cpu().nanmean(0),
+            floor=torch.full_like(low, torch.nan) if floor is None else floor.nanmean(0),
             n=(~values.isnan()).sum(0),
+            above_floor=above,
         )
 
     def __getitem__(self, labels: tuple[str, ...]) -> float:
@@ -104,10 +123,6 @@ class Grid:
                 )
             }  # fmt: skip
             yield tuple(axis[i] for axis, i in zip(labels, place, strict=True)), {**cell, "n": int(self.n[place])}
-
-    def above_floor(self) -> Tensor:
-        """Cells `[…]` whose interval lies above the floor: bool, False where either is unknown."""
-        return self.low > self.floor
 
     def __str__(self) -> str:
         """A table, first axis down, the last one across; with more than two axes, one line per cell."""

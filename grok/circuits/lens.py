@@ -73,7 +73,7 @@ def _statistic(reading: Reading, measure: str) -> Tensor:
     name, _, k = measure.partition("@")
     if name == "recall" and k.isdigit() and int(k) >= 1:
         return (reading.rank < int(k)).float().masked_fill(missing, torch.nan)
-    raise BadInput(Problem("measure", measure, "use mrr, probability, logit, rank, or recall@k such as recall@3"))
+    raise BadInput(Problem("measures", measure, "use mrr, probability, logit, rank, or recall@k such as recall@3"))
 
 
 def logit_lens(

@@ -62,7 +62,7 @@ class Tracing:
             BadInput: for an unknown measure, or a floor that was not measured.
         """
         if measure not in MEASURES:
-            raise BadInput(Problem("measure", measure, f"use {', '.join(MEASURES)}"))
+            raise BadInput(Problem("measures", measure, f"use {', '.join(MEASURES)}"))
         patched, exists = (self.floor, self.floor_exists) if floor else (self.outcome, self.exists)
         if patched is None or exists is None:
             raise BadInput("tracing: no floor was measured; give floor counterfactuals")

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from grok.analyses import AnalysisRecord
 from grok.errors import BadInput
 from grok.records import RunRecord
 from grok.report.cells import Cells, cells_of, title
@@ -23,7 +24,7 @@ from grok.report.style import (
     state_colours,
 )
 
-__all__ = ["accuracy_curves", "circuit_curves", "draw", "heat_maps", "story"]
+__all__ = ["accuracy_curves", "circuit_curves", "draw", "fact_maps", "fourier_curves", "heat_maps", "story"]
 
 _TOO_FEW = 50
 """Splits with fewer queries are drawn faintly: their 95 % interval is wider than most effects."""
@@ -252,6 +253,54 @@ def _mark_spans(axes: Any, summaries: Sequence[Mapping[str, Any]]) -> None:
         )  # fmt: skip
 
 
+def fact_maps(record: RunRecord, steps: tuple[int, int], names: tuple[str, str], split: str, path: Path) -> list[Path]:
+    """Maps of the states of the facts that lead to a few entities: ID facts filled, OOD facts as open rings.
+
+    Args:
+        record: of a run whose cosine lens made maps.
+        steps: of the left and the right panel.
+        names: what the two steps are.
+        split: where the ID facts are from.
+        path: where to write, without suffix.
+    """
+    figure = new_figure(9, 4.2)
+    for axes, step, name in zip(figure.subplots(1, 2), steps, names, strict=True):
+        tensors = AnalysisRecord(record.directory).read(step)
+        place, tail, ood = (tensors[f"cosine/{split}/map/{key}"] for key in ("place", "tail", "ood"))
+        state = int(tensors[f"cosine/{split}/map/step"])
+        for entity, (colour, _) in zip(sorted(set(tail.tolist())), STYLES, strict=False):
+            for there, style in ((~ood, {"facecolors": colour}), (ood, {"facecolors": "none", "linewidths": 1.8})):
+                chosen = place[(tail == entity) & there]
+                label = f"entity {entity}" if style["facecolors"] != "none" else None
+                axes.scatter(*chosen.T.tolist(), s=46, edgecolors=colour, label=label, **style)
+        axes.set_title(f"{name} (step {step:,}): S[{state}]", fontsize="medium")
+        axes.set_xlabel("MDS 1")
+        axes.set_ylabel("MDS 2")
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize="small")
+    figure.suptitle("States of atomic facts by tail (cosine distances; filled: ID, open: OOD)", fontsize="medium")
+    return save(figure, path)
+
+
+def fourier_curves(record: RunRecord, path: Path) -> list[Path]:
+    """Loss of all, of the key frequencies only, and of all but those, over log steps (Nanda et al. 2023, figure 7)."""
+    figure = new_figure(8.5, 4.5)
+    axes = figure.subplots()
+    shown = (("full", "train"), ("full", "test"), ("restricted", "test"), ("excluded", "train"))
+    for (logits, pairs), (colour, dashes) in zip(shown, STYLES, strict=False):
+        rows = [row for row in record.rows(f"fourier/loss/{logits}/{pairs}") if row["step"]]
+        label = {"full": "loss", "restricted": "restricted loss", "excluded": "excluded loss"}[logits]
+        steps, values = [row["step"] for row in rows], [row["value"] for row in rows]
+        axes.plot(steps, values, dashes, color=colour, label=f"{label}, {pairs}")
+    finish_steps_axis(axes)
+    axes.set_yscale("log")
+    axes.set_ylabel("cross-entropy")
+    mark_milestones(axes, record.summary() or {})
+    figure.legend(loc="outside right center", frameon=False, fontsize="small")
+    return save(figure, path)
+
+
 def draw(run: str | Path) -> list[Path]:
     """All pictures of a run, from its record, into `figures/`; returns the files."""
     record, directory = RunRecord(run), Path(run) / "figures"
@@ -261,11 +310,15 @@ def draw(run: str | Path) -> list[Path]:
     grids = cells_of(record)
     if _told(grids):
         files += circuit_curves(record, directory / "circuit")
+    if record.rows("fourier/loss/full/test"):
+        files += fourier_curves(record, directory / "fourier")
     memorised = (record.summary() or {}).get("memorised_step")
+    names = ("memorised" if memorised else "first", "last")
     for cells in grids:
         steps = cells.steps
         before = min(steps, key=lambda step: abs(step - memorised)) if memorised else steps[0]
-        names = ("memorised" if memorised else "first", "last")
         name = f"{cells.grid}_{cells.split}".replace("/", "_").replace("@", "_at_")
         files += heat_maps(cells, before, steps[-1], names, directory / name)
+        if cells.grid == "cosine/cohesion" and f"cosine/{cells.split}/map/place" in AnalysisRecord(run).read(before):
+            files += fact_maps(record, (before, steps[-1]), names, cells.split, directory / "fact_map")
     return files

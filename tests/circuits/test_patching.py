@@ -159,5 +159,5 @@ def test_a_state_that_does_not_exist_is_named():
             causal_tracing(model, SPLIT, counterfactuals(), **wrong)
     with pytest.raises(BadInput, match=r"position='x'.*h, r1, r2"):
         causal_tracing(model, SPLIT, counterfactuals(), target=(2, "x", "bridge"))
-    with pytest.raises(BadInput, match=r"column='nothing'.*answer, bridge, h, r1, r2"):
+    with pytest.raises(BadInput, match=r"columns='nothing'.*answer, bridge, h, r1, r2"):
         causal_tracing(model, SPLIT, counterfactuals(), target=(2, "r1", "nothing"))

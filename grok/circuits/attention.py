@@ -1,0 +1,128 @@
+"""Attention patterns: where each head looks, at every step.
+
+Shape legend: N example, S step, H head, A query position, T key position, G group of key positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from grok.circuits.examples import analysing, position_index
+from grok.circuits.grid import Grid
+from grok.data.split import Split
+from grok.errors import BadInput, Problem
+from grok.models import StepModel
+
+__all__ = ["Attention", "attention_patterns"]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Patterns of every head and example.
+
+    Args:
+        patterns: `[N, S, H, A, T]` weights, which sum to 1 over T.
+        split: the examples.
+        causal: whether a position sees earlier positions and itself only.
+    """
+
+    patterns: Tensor
+    split: Split
+    causal: bool
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Names of all heads, `0.head0`, step by step."""
+        _, steps, heads = self.patterns.shape[:3]
+        return tuple(f"{step}.head{head}" for step in range(steps) for head in range(heads))
+
+    def examples(
+        self, groups: Mapping[str, Sequence[str | int]] | None = None, query: str | int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Attention mass `[N, S · H, G]` of each group of key positions, and that of uniform attention `[N, S · H, G]`.
+
+        Args:
+            groups: names or indices of key positions by the group's name; None means each position by itself.
+            query: position that attends; None means where the answer is read.
+
+        Raises:
+            BadInput: for a position that does not exist.
+        """
+        names = self.split.positions
+        members = torch.zeros(len(groups or names), len(names))
+        for row, keys in zip(
+            members, [[name] for name in range(len(names))] if groups is None else groups.values(), strict=True
+        ):
+            row[[position_index(self.split, key) for key in keys]] = 1
+        at = self.split.at[:, 0].cpu() if query is None else position_index(self.split, query)
+        place = torch.as_tensor(at).expand(len(self.patterns))
+        rows = self.patterns[torch.arange(len(place)), :, :, place]  # [N, S, H, T]
+        seen = torch.arange(len(names)) <= place[:, None] if self.causal else torch.ones(len(place), len(names)).bool()
+        uniform = (seen / seen.sum(1, keepdim=True)) @ members.T
+        mass = (rows.float() @ members.T).flatten(1, 2)
+        return mass, uniform[:, None].expand_as(mass)
+
+    def mass(self, groups: Mapping[str, Sequence[str | int]] | None = None, query: str | int | None = None) -> Grid:
+        """Mean attention mass of every head (rows `2.head0`) on each group of key positions, see `examples`.
+
+        The floor is uniform attention over the positions that can be seen.
+        """
+        keys = self.split.positions if groups is None else tuple(groups)
+        values, floor = self.examples(groups, query)
+        name = "attention/mass" if query is None else f"attention/mass_from_{self._name(query)}"
+        return Grid.of(name, {"head": self.heads, "key": keys}, values, floor)
+
+    def roles(self, threshold: float = 0.5) -> dict[tuple[int, int, str], str]:
+        """What each (step, head, query position) looks at: `r2→r1`, the key position that gets at least `threshold` of
+        the mean mass (the one with most, if there are two), or `mixed`."""
+        names = self.split.positions
+        mass, key = self.patterns.float().mean(0).max(-1)  # [S, H, A]
+        return {
+            (step, head, name): f"{name}→{names[key[step, head, place]]}"
+            if mass[step, head, place] >= threshold
+            else "mixed"
+            for step in range(mass.shape[0])
+            for head in range(mass.shape[1])
+            for place, name in enumerate(names)
+        }
+
+    def _name(self, position: str | int) -> str:
+        return self.split.positions[position_index(self.split, position)]
+
+
+def attention_patterns(model: StepModel, split: Split, batch: int = 1024) -> Attention:
+    """Run the examples and keep the pattern of every head at every step.
+
+    Args:
+        model: any step model whose steps attend (hook point `attn.hook_pattern`), with the same number of heads in all.
+        split: the examples.
+        batch: most queries of one forward pass; what is kept, N · S · H · A · T numbers, grows with the examples.
+
+    Raises:
+        BadInput: if a step has no attention.
+    """
+    names = [f"steps.{index}.attn.hook_pattern" for index in range(len(model.steps))]
+    if not len(split) or not names:
+        raise BadInput(Problem("split", f"{len(split)} queries", "give one query or more, and a model with steps"))
+    parts = []
+    with analysing(model) as device:
+        for start in range(0, len(split), batch):
+            piece = split.take(slice(start, start + batch)).to(device)
+            found: dict[str, Tensor] = {}
+
+            def keep(name: str, value: Tensor, found: dict[str, Tensor] = found) -> Tensor:
+                if name.endswith("attn.hook_pattern"):
+                    found[name] = value.cpu()
+                return value
+
+            model.run(model.embed(piece.inputs, piece.position_ids), tap=keep)
+            missing = [index for index, name in enumerate(names) if name not in found]
+            if missing:
+                fix = f"steps {', '.join(map(str, missing))} have no attention (no hook point attn.hook_pattern)"
+                raise BadInput(Problem("attention", type(model).__name__, fix))
+            parts.append(torch.stack([found[name] for name in names], 1))
+    return Attention(torch.cat(parts), split, model.causal)
