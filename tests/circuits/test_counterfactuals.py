@@ -1,0 +1,189 @@
+"""Counterfactual queries are what their definitions say, drawn evenly and from nothing but (seed, query)."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from grok.circuits import (
+    comparison_counterfactuals,
+    composition_counterfactuals,
+    other_queries,
+    same_bridge_counterfactuals,
+)
+from grok.data import AtomicFacts, ModularArithmetic, Split, TwoHopComposition
+from grok.errors import BadInput
+
+
+def regime(seed=0, **options):
+    sizes = {"entities": 20, "relations": 6, "out_degree": 4, "phi": 2, "iid": 0.2, "ood": 0.1}
+    return TwoHopComposition(**{**sizes, **options, "seed": seed})
+
+
+def table(facts: AtomicFacts) -> dict[tuple[int, int], int]:
+    rows = zip(facts.head.tolist(), facts.relation.tolist(), facts.tail.tolist(), strict=True)
+    return {(h, r): t for h, r, t in rows}
+
+
+def outcome(known, h, r1, r2):
+    return known.get((known.get((h, r1)), r2), -1)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 1000), st.booleans(), st.sampled_from(["train_inferred", "test_inferred_iid"]))
+def test_composition_counterfactuals_replace_one_token_and_change_the_answer(seed, valid, name):
+    data = regime(seed)
+    split, facts = data.splits[name], data.generated.facts
+    known, composed = table(facts), set()
+    for row in facts.composed.nonzero()[:, 0].tolist():
+        composed.add((int(facts.head[row]), int(facts.relation[row])))
+    for position, one in enumerate(composition_counterfactuals(split, facts, seed, valid)):
+        assert one.positions == (position,)
+        for query, other, answer, exists, target in zip(
+            split.inputs.tolist(), one.inputs.tolist(), one.answer.tolist(), one.exists.tolist(), split.targets[:, 0].tolist(),
+            strict=True,
+        ):  # fmt: skip
+            changed = [p for p in range(3) if query[p] != other[p]]
+            assert changed == ([position] if exists else [])
+            if exists:
+                assert answer == outcome(known, *other) != target
+                assert answer >= 0 or not valid
+            if exists and position == 1:
+                assert (other[0], other[1]) in composed
+            if exists and position == 2:
+                assert (known[other[0], other[1]], other[2]) in composed
+            if not exists and valid and position == 0:  # then there really is none
+                heads = {h for h, _ in composed if h != query[0] and (h, query[1]) in composed}
+                assert all(outcome(known, h, *query[1:]) in (-1, target) for h in heads)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 1000))
+def test_the_floor_keeps_the_bridge_or_the_answer(seed):
+    data = regime(seed)
+    split, facts = data.splits["train_inferred"], data.generated.facts
+    known = table(facts)
+    h, r1, r2 = same_bridge_counterfactuals(split, facts, seed)
+    for row, (query, bridge) in enumerate(
+        zip(split.inputs.tolist(), split.truth["bridge"][:, 0].tolist(), strict=True)
+    ):
+        target = int(split.targets[row, 0])
+        if h.exists[row]:
+            other = h.inputs[row].tolist()
+            assert other[1:] == query[1:]
+            assert other[0] != query[0]
+            assert known[other[0], other[1]] == bridge
+        if r1.exists[row]:
+            other = r1.inputs[row].tolist()
+            assert other[2] == query[2]
+            assert other[0] != query[0]
+            assert other[1] != query[1]
+            assert known[other[0], other[1]] == bridge
+        if r2.exists[row]:
+            other = r2.inputs[row].tolist()
+            assert known[other[0], other[1]] != bridge
+            assert outcome(known, *other) == target
+
+
+def test_draws_depend_on_seed_and_query_only():
+    data = regime()
+    split, facts = data.splits["train_inferred"], data.generated.facts
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
+    for make in (composition_counterfactuals, same_bridge_counterfactuals):
+        for one, other, another in zip(
+            make(split, facts), make(split.take(order), facts), make(split, facts, seed=1), strict=True
+        ):
+            assert torch.equal(one.inputs[order], other.inputs)
+            assert not torch.equal(one.inputs, another.inputs)
+
+
+def test_every_acceptable_relation_is_drawn_about_as_often():
+    data = regime(entities=6, relations=6, out_degree=6, phi=5, ood=0.0, iid=0.0)
+    split, facts = data.splits["train_inferred"].take(slice(0, 1)), data.generated.facts
+    known = table(facts)
+    h, r1, r2 = split.inputs[0].tolist()
+    possible = {
+        r for (head, r) in known if head == h and r != r1 and outcome(known, h, r, r2) != int(split.targets[0, 0])
+    }
+    drawn = [int(composition_counterfactuals(split, facts, seed)[1].inputs[0, 1]) for seed in range(300)]
+    assert set(drawn) == possible
+    assert all(0.5 < drawn.count(r) * len(possible) / 300 < 1.6 for r in possible)
+
+
+def test_other_queries_serve_any_regime():
+    split = ModularArithmetic(modulus=11).splits["test"]
+    for same in (False, True):
+        counterfactuals = other_queries(split, same_answer=same)
+        assert [one.name for one in counterfactuals] == ["a", "b", "="]
+        for one in counterfactuals:
+            assert one.exists.all()
+            assert ((one.inputs[:, 0] + one.inputs[:, 1]) % 11 == one.answer).all()
+            assert ((one.answer == split.targets[:, 0]) == same).all()
+            assert (one.inputs != split.inputs).any(1).all()
+
+
+def comparison_split(values, attributes, entities, pairs):
+    """Queries `a <q> e1 <mask> e2` with labels less, equal, greater (tokens 90 + 3 · attribute + 0, 1, 2)."""
+    a, e1, e2 = pairs.unbind(1)
+    inputs = torch.stack([attributes[a], a * 0 + 80, entities[e1], a * 0 + 81, entities[e2]], 1)
+    labels = 90 + 3 * a[:, None] + torch.arange(3)
+    which = (values[e1, a] - values[e2, a]).sign() + 1
+    answer = labels.gather(1, which[:, None])
+    at = torch.full_like(answer, 4)
+    truth = {"labels": labels, "v1": values[e1, a][:, None], "v2": values[e2, a][:, None]}
+    return Split(inputs, at, answer, torch.ones_like(answer, dtype=torch.bool), ("a", "q", "e1", "mask", "e2"), truth)
+
+
+def test_comparison_counterfactuals_follow_the_released_rule():
+    generator = torch.Generator().manual_seed(0)
+    entities, attributes = torch.arange(10, 50), torch.arange(60, 64)
+    values = torch.randint(5, (40, 4), generator=generator)
+    trained = torch.rand(40, 4, generator=generator) < 0.8
+    pairs = torch.stack([torch.randint(high, (200,), generator=generator) for high in (4, 40, 40)], 1)
+    split = comparison_split(values, attributes, entities, pairs)
+    e1, e2, a = comparison_counterfactuals(split, values, trained, entities, attributes)
+    assert [one.positions for one in (e1, e2, a)] == [(2, 3), (4,), (0, 1)]
+    for row, (attribute, one, two) in enumerate(pairs.tolist()):
+        for cf, own, other, place in ((e1, one, two, 2), (e2, two, one, 4)):
+            if not cf.exists[row]:
+                continue
+            drawn = int(cf.inputs[row, place]) - 10
+            mine, wanted = int(values[own, attribute]), int(values[other, attribute])
+            assert drawn != own
+            assert trained[drawn, attribute]
+            got = int(values[drawn, attribute])
+            assert abs(got - wanted) == (1 if mine == wanted else 0)
+            left, right = (got, wanted) if place == 2 else (wanted, got)
+            assert int(cf.answer[row]) == 90 + 3 * attribute + (1 + (left > right) - (left < right))
+            kept = [p for p in range(5) if p != place]
+            assert torch.equal(cf.inputs[row, kept], split.inputs[row, kept])
+        assert int(a.inputs[row, 0]) != int(split.inputs[row, 0])
+        assert torch.equal(a.inputs[row, 1:], split.inputs[row, 1:])
+    assert e1.exists.float().mean() > 0.95
+
+
+def test_splits_that_have_no_bridge_are_refused_naming_what_they_have():
+    data = regime()
+    with pytest.raises(BadInput, match="atomic queries, which have no bridge"):
+        composition_counterfactuals(data.splits["id_atomic"], data.generated.facts)
+    with pytest.raises(BadInput, match=r"this split has positions a, b, = and ground truth a, b"):
+        composition_counterfactuals(ModularArithmetic(modulus=11).splits["test"], data.generated.facts)
+    with pytest.raises(BadInput, match="positions a, q, e1, mask, e2 are needed; this split has h, r1, r2"):
+        comparison_counterfactuals(data.splits["id_atomic"], *[torch.zeros(1, 1)] * 4)
+
+
+def test_facts_say_which_training_compositions_use_them():
+    data = regime()
+    facts, known = data.generated.facts, table(data.generated.facts)
+    used = set()
+    for h, r1, r2 in data.encode(data.graph, data.queries().train).inputs.tolist():
+        if (known.get((h, r1)), r2) in known and r2 < data.symbols - 6:
+            used |= {(h, r1), (known[h, r1], r2)}
+    composed = {
+        (h, r)
+        for h, r, c in zip(facts.head.tolist(), facts.relation.tolist(), facts.composed.tolist(), strict=True)
+        if c
+    }
+    assert composed == used
+    assert 0 < len(composed) < len(known)
+    assert int(facts.find(torch.tensor(0), torch.tensor(0))) == -1  # token 0 is an entity, no relation
