@@ -43,6 +43,8 @@ class TraceCLI(GrokCLI):
             raise BadInput(f"{self.run_dir}: no analysis is enabled; add --KIND.enabled true, KIND one of {kinds}")
         model: StepModel = self.model.evaluated.to(self.trainer.strategy.root_device)
         trace_series(self.run_dir, model, self.datamodule, enabled)
+        if not self.options.figures.enabled:
+            return
         if find_spec("matplotlib") is None:
             say("no figures without matplotlib: pip install 'grok-circuits[plots]'")
             return

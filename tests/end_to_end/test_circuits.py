@@ -9,6 +9,9 @@ from safetensors.torch import load_file, save_file
 from grok.analyses import AnalysisRecord
 
 ON = ["--lens.enabled", "true", "--tracing.enabled", "true"]
+KINDS = ("lens", "tracing", "semantic", "cosine", "probes", "attention")
+ALL = [word for kind in KINDS for word in (f"--{kind}.enabled", "true")]
+RECORDED = (*KINDS, "immediate", "full_run")  # the two probings belong to `semantic`
 
 
 def rows(run, *kinds):
@@ -33,25 +36,31 @@ def plain(grok, tiny_config, tmp_path):
     return tmp_path / "plain"
 
 
-def test_a_run_that_is_watched_and_one_that_is_traced_afterwards_have_the_same_record(grok, live, plain, hashes):
+def test_a_run_that_is_watched_and_one_that_is_traced_afterwards_have_the_same_record(
+    grok, tiny_config, plain, hashes, tmp_path
+):
+    live = tmp_path / "live"
+    assert grok("fit", "--config", tiny_config, "--run_dir", live, *ALL)[0] == 0
     assert hashes(live) == hashes(plain)  # looking does not change the weights
-    assert rows(plain, "lens", "tracing") == []
+    assert rows(plain, *RECORDED) == []
     before = rows(plain, "accuracy", "loss", "learning_rate")
 
-    status, out, err = grok("trace", plain, *ON)
+    status, out, err = grok("trace", plain, *ALL)
     assert status == 0, err
-    assert "lens, tracing" in out
+    assert "lens, tracing, semantic, cosine, probes, attention" in out
 
-    watched, traced = sorted(rows(live, "lens", "tracing"), key=key), sorted(rows(plain, "lens", "tracing"), key=key)
+    watched, traced = (sorted(rows(run, *RECORDED), key=key) for run in (live, plain))
     assert watched == traced
+    assert {row["name"].split("/")[0] for row in traced} == set(RECORDED)
     steps = [0, 1, 2, 4, 8, 16, 30, 32, 60]
     assert sorted({row["step"] for row in traced}) == steps == AnalysisRecord(plain).steps()
     assert rows(plain, "accuracy", "loss", "learning_rate") == before
     for step in steps:
         assert AnalysisRecord(live).path(step).read_bytes() == AnalysisRecord(plain).path(step).read_bytes()
 
-    assert grok("trace", plain, *ON)[0] == 0  # again: nothing twice
-    assert sorted(rows(plain, "lens", "tracing"), key=key) == traced
+    assert grok("trace", plain, *ON)[0] == 0  # again, a part: nothing twice, nothing lost
+    assert sorted(rows(plain, *RECORDED), key=key) == traced
+    assert not (plain / "figures").exists()  # as the run's configuration says
 
 
 def test_rows_have_value_interval_floor_and_number_of_examples(live):
@@ -112,11 +121,23 @@ def test_grok_test_prints_what_the_checkpoint_shows(grok, live):
 def test_pictures_go_to_figures_and_to_tensorboard(grok, tiny_config, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    arguments = ["--run_dir", "seen", "--trainer.logger", "true", "--figures.enabled", "true", *ON]
+    arguments = [
+        "--run_dir",
+        "seen",
+        "--trainer.logger",
+        "true",
+        "--figures.enabled",
+        "true",
+        *ALL,
+        "--lens.columns",
+        "[bridge]",
+    ]
     assert grok("fit", "--config", tiny_config, *arguments)[0] == 0
     names = {path.name for path in (tmp_path / "seen/figures").iterdir()}
-    pictures = {"accuracy", "circuit", "tracing_changed_test_inferred_iid"}
-    pictures |= {f"lens_mrr_{column}_test_inferred_iid" for column in ("bridge", "r2", "answer")}
+    pictures = {"accuracy", "circuit", "fact_map", "cosine_cohesion_id_atomic", "cosine_alignment_id_atomic"}
+    grids = ("lens_mrr_bridge", "tracing_changed", "semantic_success", "immediate_recall_at_1_bridge")
+    grids += ("full_run_recall_at_1_bridge", "probes_accuracy_bridge", "attention_mass")
+    pictures |= {f"{grid}_test_inferred_iid" for grid in grids}
     assert names == {f"{picture}.{kind}" for picture in pictures for kind in ("png", "svg")}
     events = EventAccumulator(str(tmp_path / "seen/tensorboard")).Reload()
     assert set(events.Tags()["images"]) == pictures
@@ -134,6 +155,16 @@ def test_pictures_go_to_figures_and_to_tensorboard(grok, tiny_config, tmp_path):
             ["--lens.splits", "[id_atomic]", "--lens.columns", "[bridge]"],
             "lens.columns='bridge': no query of this split",
         ),
+        (
+            ["--semantic.enabled", "true", "--semantic.sources", "ood"],
+            "semantic.sources='ood': no such split",
+        ),
+        (["--semantic.enabled", "true", "--semantic.splits", "[id_atomic]"], "atomic queries, which have no bridge"),
+        (["--cosine.enabled", "true", "--cosine.position", "r3"], "cosine.position='r3': no such position.*h, r1, r2"),
+        (["--probes.enabled", "true", "--probes.columns", "[b]"], "probes.columns='b': no such ground truth"),
+        (["--probes.enabled", "true", "--probes.held_out", "2"], "probes.held_out=2.0: use a share"),
+        (["--attention.enabled", "true", "--attention.query", "x"], "attention.position='x': no such position"),
+        (["--fourier.enabled", "true"], "fourier.enabled=True: is for ModularArithmetic, not for TwoHopComposition"),
         (["--lens.examples", "5000"], r"lens.examples=5000: test_inferred_iid has \d+ queries"),
         (["--lens.examples", "0"], "lens.examples=0: use 1 or more"),
         (["--tracing.measures", "[size]"], r"tracing.measures=\['size'\]: use changed, rank"),
@@ -161,7 +192,8 @@ def test_a_series_of_another_model_or_damaged_or_no_series_is_named(grok, plain,
 
     status, _, err = grok("trace", plain)
     assert status == 2
-    assert "no analysis is enabled; add --KIND.enabled true, KIND one of lens, tracing" in err
+    kinds = "lens, tracing, semantic, cosine, probes, attention, fourier"
+    assert f"no analysis is enabled; add --KIND.enabled true, KIND one of {kinds}" in err
 
     foreign = plain / "series/step_000000030.safetensors"
     weights = load_file(foreign)
@@ -180,3 +212,44 @@ def test_a_series_of_another_model_or_damaged_or_no_series_is_named(grok, plain,
     status, _, err = grok("trace")
     assert status == 2
     assert "usage: grok trace RUN" in err
+
+
+def test_fourier_measures_of_modular_arithmetic_are_recorded_and_drawn(grok, tmp_path):
+    config = tmp_path / "modular.yaml"
+    config.write_text("""
+trainer: {accelerator: cpu, max_steps: 20, logger: false}
+data: {class_path: grok.data.ModularArithmetic, init_args: {modulus: 13, batch: 32}}
+model: {net: {class_path: grok.models.LoopedTransformer, init_args: {width: 16, heads: 2, layers: 1}}}
+evaluation: {every: 10}
+series: {every: 10}
+fourier: {enabled: true}
+tracing: {enabled: true}
+lens: {enabled: true}
+""")
+    assert grok("fit", "--config", config, "--run_dir", "modular")[0] == 0
+    run = tmp_path / "modular"
+    cells = {row["name"]: row for row in rows(run, "fourier") if row["step"] == 20}
+    kept = [f"{logits}/{pairs}" for logits in ("full", "restricted", "excluded") for pairs in ("all", "train", "test")]
+    assert set(cells) == {f"fourier/{measure}/{place}" for measure in ("loss", "accuracy") for place in kept}
+    losses = {row["split"]: row["value"] for row in rows(run, "loss") if row["step"] == 20}
+    full = cells["fourier/loss/full/test"]["value"]  # over the 13 numbers, the evaluation over the whole vocabulary
+    assert full <= losses["test"]
+    assert (run / "figures/fourier.png").exists()
+    # Without a bridge, tracing takes other queries, and the lens looks for the answer and the last token.
+    assert {row["name"].rpartition("/")[0] for row in rows(run, "lens", "tracing")} == {
+        "lens/mrr/=", "lens/mrr/answer", "tracing/changed"
+    }  # fmt: skip
+
+
+def test_continuous_answers_have_nothing_to_rank(grok, tmp_path):
+    (tmp_path / "sums.yaml").write_text("""
+trainer: {accelerator: cpu, max_steps: 5, logger: false}
+data: {class_path: training.tiny.Sums, init_args: {batch: 8}}
+model:
+  net: {class_path: grok.models.LoopedTransformer, init_args: {width: 8, heads: 2, layers: 1}}
+  objective: grok.training.SquaredError
+lens: {enabled: true}
+""")
+    status, _, err = grok("fit", "--config", tmp_path / "sums.yaml", "--run_dir", "sums")
+    assert status == 2
+    assert "lens.enabled=True: the answers of test are values, not tokens: use lens.enabled=false" in err
