@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from grok.records import RunRecord
 
-__all__ = ["Cells", "cells_of", "title"]
+__all__ = ["Cells", "cells_of", "story_grids", "title"]
 
 _CELL = re.compile(r"(?P<grid>.+)/(?P<row>S\[\d+),(?P<column>[^\]/]+)\]")  # lens/mrr/bridge/S[2,r1]
 _NAMED = re.compile(r"(?P<grid>attention/[^/]+)/(?P<row>[^/]+)/(?P<column>.+)")  # attention/mass/2.head0/r1
@@ -54,6 +54,16 @@ class Cells:
         """Analysed steps, ascending."""
         return sorted({step for step, _, _ in self.values})
 
+    @property
+    def story_column(self) -> str:
+        """The position that the story is about: r1, where a two-hop query has its bridge, or the last one."""
+        return "r1" if "r1" in self.columns else self.columns[-1]
+
+    def excess(self, step: int, row: str, column: str, floor: bool = True) -> float:
+        """Value above its floor, or above 0 if `floor` is False or none is known."""
+        cell = self.values[step, row, column]
+        return _number(cell["value"]) - (cell["floor"] or 0.0) * floor
+
     def curve(self, row: str, column: str, key: str = "value") -> tuple[list[int], list[float]]:
         """Steps and values of one cell."""
         found = [
@@ -91,3 +101,16 @@ def cells_of(record: RunRecord) -> list[Cells]:
         )
         for (grid, split), values in found.items()
     ]  # fmt: skip
+
+
+def story_grids(grids: Iterable[Cells]) -> list[Cells]:
+    """The grids of the story, a pair per split: the bridge (or the answer) by lens, then the strength."""
+    chosen = {}
+    for cells in grids:
+        kind = (
+            "lens" if cells.grid.startswith("lens/mrr/") else "tracing" if cells.grid.startswith("tracing/") else None
+        )
+        better = cells.grid == "lens/mrr/bridge"
+        if kind and (better or (cells.split, kind) not in chosen):
+            chosen[cells.split, kind] = cells
+    return [chosen[key] for key in sorted(chosen)]

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from grok.records import RunRecord, wilson
+from grok.report.cells import cells_of, story_grids
 from grok.training import Score
 
-__all__ = ["closing_lines", "score_table"]
+__all__ = ["circuit_lines", "closing_lines", "score_table"]
 
 
 def closing_lines(directory: Path) -> Iterator[str]:
@@ -37,12 +38,33 @@ def closing_lines(directory: Path) -> Iterator[str]:
     for split, value in summary["loss"].items():
         if split not in accuracies:
             yield f"  final loss {split:<16} {value:.4g}"
+    yield from circuit_lines(RunRecord(directory))
     yield "Look:"
     yield f"  tensorboard --logdir {directory}"
-    figure = directory / "figures" / "accuracy.png"
-    if figure.exists():
-        yield f"  {figure}"
+    for name in ("accuracy", "circuit"):
+        figure = directory / "figures" / f"{name}.png"
+        if figure.exists():
+            yield f"  {figure}"
     yield f"  {directory / 'summary.json'}"
+
+
+def circuit_lines(record: RunRecord) -> Iterator[str]:
+    """For every analysed split, the state in which the lens reads most, and the one that decides most above its floor.
+
+    Of equally good states the lens names the first and tracing the last: where the circuit has resolved the bridge, and
+    up to where it is needed.
+    """
+    memorised = (record.summary() or {}).get("memorised_step")
+    for cells in story_grids(cells_of(record)):
+        last, column = cells.steps[-1], cells.story_column
+        before = cells.steps[0] if memorised is None else min(cells.steps, key=lambda step: abs(step - memorised))
+        lens = cells.grid.startswith("lens")
+        rows = cells.rows if lens else cells.rows[::-1]
+        best = max(rows, key=lambda row: round(cells.excess(last, row, column, floor=not lens), 2))
+        shown = [cells.values[step, best, column] for step in sorted({before, last})]
+        told = [f"{cell['value']:.2f} at step {cell['step']:,} (floor {cell['floor'] or 0:.2f})" for cell in shown]
+        what = f"{cells.grid.rpartition('/')[2]} in" if lens else "strength of"
+        yield f"  {f'{what} {best[:-1]}, {column}]':<27} {', '.join(told)}, {cells.split}"
 
 
 def score_table(scores: Mapping[str, Score]) -> Iterator[str]:

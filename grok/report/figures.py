@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from grok.analyses import AnalysisRecord
 from grok.errors import BadInput
 from grok.records import RunRecord
-from grok.report.cells import Cells, cells_of, title
+from grok.report.cells import Cells, cells_of, story_grids, title
 from grok.report.style import (
     DIFFERENCES,
     LEVELS,
@@ -122,7 +122,7 @@ def circuit_curves(record: RunRecord, path: Path) -> list[Path]:
     Raises:
         BadInput: if the record has none.
     """
-    grids = _told(cells_of(record))
+    grids = story_grids(cells_of(record))
     if not grids:
         raise BadInput(f"{record.directory}: no circuit analysis in the record; `grok trace` makes one")
     figure = new_figure(8.5, 2.2 + 2.2 * len(grids))
@@ -156,7 +156,7 @@ def story(groups: Mapping[str, Sequence[RunRecord]], split: str, path: Path) -> 
     figure = new_figure(5.5 * len(groups) + 1, 8)
     table = figure.subplots(3, len(groups), sharex=True, sharey="row", squeeze=False)
     for column, (name, records) in enumerate(groups.items()):
-        wanted = [[cells for cells in _told(cells_of(record)) if cells.split == split] for record in records]
+        wanted = [[cells for cells in story_grids(cells_of(record)) if cells.split == split] for record in records]
         short = [str(record.directory) for record, cells in zip(records, wanted, strict=True) if len(cells) < 2]
         if short:
             raise BadInput(f"{', '.join(short)}: no lens and tracing of {split} in the record; `grok trace` makes them")
@@ -173,19 +173,6 @@ def story(groups: Mapping[str, Sequence[RunRecord]], split: str, path: Path) -> 
     for row in table:
         row[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize="small")
     return save(figure, path)
-
-
-def _told(grids: Iterable[Cells]) -> list[Cells]:
-    """The grids of the story: the bridge (or the answer) by lens, then the strength; one pair per split."""
-    chosen = {}
-    for cells in grids:
-        kind = (
-            "lens" if cells.grid.startswith("lens/mrr/") else "tracing" if cells.grid.startswith("tracing/") else None
-        )
-        better = cells.grid == "lens/mrr/bridge"
-        if kind and (better or (cells.split, kind) not in chosen):
-            chosen[cells.split, kind] = cells
-    return [chosen[key] for key in sorted(chosen)]
 
 
 def _short(grid: str) -> str:
@@ -214,7 +201,7 @@ def _accuracy_panel(axes: Any, records: Sequence[RunRecord], splits: Sequence[st
 
 def _state_panel(axes: Any, runs: Sequence[Cells]) -> None:
     """One line per state at the position that the story is about, with its floor dotted."""
-    rows, column = runs[0].rows, "r1" if "r1" in runs[0].columns else runs[0].columns[-1]
+    rows, column = runs[0].rows, runs[0].story_column
     for row, colour in zip(rows, state_colours(len(rows)), strict=True):
         label = f"{row[:-1]}, {column}]"
         _band(axes, [cells.curve(row, column) for cells in runs], colour, "-", label)
@@ -308,7 +295,7 @@ def draw(run: str | Path) -> list[Path]:
         raise BadInput(f"{record.metrics_path}: no record to draw")
     files = accuracy_curves(record, directory / "accuracy")
     grids = cells_of(record)
-    if _told(grids):
+    if story_grids(grids):
         files += circuit_curves(record, directory / "circuit")
     if record.rows("fourier/loss/full/test"):
         files += fourier_curves(record, directory / "fourier")
