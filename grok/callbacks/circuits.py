@@ -89,6 +89,8 @@ class CausalTracing(CircuitCallback):
             two-hop queries and `other` for all else.
         measures: `changed`, `rank`, `flipped`, `probability`, `logit_difference`, see `grok.circuits.tracing.MEASURES`.
         only_correct: count only queries that the unpatched run gets right.
+        target: [step, position, ground truth] of another state to look at, such as `[2, r1, bridge]`; null means the
+            answer.
         floor: measure counterfactuals that keep the bridge (or the answer) beside them; doubles the work.
         restrict: rank among the possible answers instead of the whole vocabulary.
         options: see `CircuitCallback`.
@@ -101,13 +103,14 @@ class CausalTracing(CircuitCallback):
         counterfactuals: Literal["reference", "valid", "other"] | None = None,
         measures: Sequence[str] = ("changed",),
         only_correct: bool = False,
+        target: tuple[int, str, str] | None = None,
         floor: bool = True,
         restrict: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.counterfactuals, self.measures, self.only_correct = counterfactuals, measures, only_correct
-        self.floor, self.restrict = floor, restrict
+        self.target, self.floor, self.restrict = target, floor, restrict
         self._drawn: dict[str, tuple[list[Counterfactual], list[Counterfactual]]] = {}
 
     def analyse(self, model: StepModel, data: RegimeDataModule, name: str, split: Split) -> Analysis:
@@ -116,8 +119,9 @@ class CausalTracing(CircuitCallback):
             self._drawn[name] = self._draw(data, split)
         counterfactuals, floor = self._drawn[name]
         tracing = causal_tracing(
-            model, split, counterfactuals, floor if self.floor else None, restrict=self.restrict, batch=self.batch
-        )
+            model, split, counterfactuals, floor if self.floor else None, target=self.target, restrict=self.restrict,
+            batch=self.batch,
+        )  # fmt: skip
         patched = tracing.outcome.patched
         return Analysis(
             [tracing.strength(measure, self.only_correct) for measure in self.measures],
@@ -147,6 +151,8 @@ class CausalTracing(CircuitCallback):
         wrong = [measure for measure in self.measures if measure not in MEASURES]
         insist([Problem("measures", wrong, f"use {', '.join(MEASURES)}")] if wrong else [])
         self._draw(data, split)
+        if self.target is not None:
+            self.analyse(model, data, "", split)
 
 
 class SemanticPatching(CircuitCallback):

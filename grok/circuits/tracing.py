@@ -37,6 +37,7 @@ class Tracing:
         exists: `[N, C]` bool, whether the example has the counterfactual.
         floor: the same for counterfactuals that keep what the circuit carries, if given.
         floor_exists: `[N, C]` bool.
+        target: name of the state looked at (`S5_e2_v2`); empty for the answer.
     """
 
     names: tuple[str, ...]
@@ -44,6 +45,7 @@ class Tracing:
     exists: Tensor
     floor: Patched | None = None
     floor_exists: Tensor | None = None
+    target: str = ""
 
     @property
     def correct(self) -> Tensor:
@@ -74,7 +76,7 @@ class Tracing:
         """Mean over examples for every state and replaced token, with its floor."""
         floor = None if self.floor is None else self.examples(measure, only_correct, floor=True)
         axes = {"step": tuple(f"S[{step}]" for step in self.outcome.steps), "position": self.names}
-        name = f"tracing/{measure}{'_if_correct' if only_correct else ''}"
+        name = f"tracing/{measure}{'_if_correct' if only_correct else ''}{self.target and '/to_' + self.target}"
         return Grid.of(name, axes, self.examples(measure, only_correct), floor)
 
 
@@ -140,4 +142,5 @@ def causal_tracing(
         exists=existing(counterfactuals),
         floor=None if floor is None else patch(floor),
         floor_exists=None if floor is None else existing(floor),
+        target="" if target is None else f"S{step}_{position}_{truth}",
     )

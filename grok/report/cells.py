@@ -36,7 +36,8 @@ def title(grid: str) -> str:
     """What a grid shows, in the papers' words."""
     kind, _, rest = grid.partition("/")
     measure, _, column = rest.partition("/")
-    return _NAMES.get(f"{kind}/{measure}", grid).format(column.replace("_", " "))
+    told, named = _NAMES.get(f"{kind}/{measure}", f"{kind}/{measure}"), column.replace("_", " ")
+    return told.format(named) if "{}" in told or not column else f"{told} ({named})"
 
 
 @dataclass(frozen=True)

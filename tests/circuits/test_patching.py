@@ -78,6 +78,16 @@ def test_any_state_can_be_the_target(options):
                 torch.testing.assert_close(folded.patched.logit[:, index, step, 0], expected)
 
 
+def test_strength_on_another_state_is_named_after_it_and_is_0_where_it_cannot_be_seen():
+    tracing = causal_tracing(make(), SPLIT, counterfactuals()[:3], target=(3, "r1", "bridge"))
+    grid = tracing.strength()
+    assert grid.name == "tracing/changed/to_S3_r1_bridge"
+    assert grid.axes == {"step": ("S[0]", "S[1]", "S[2]", "S[3]"), "position": ("h", "r1", "r2")}
+    assert grid.values[:, 1].gt(0).all()
+    assert grid.values[:, 2].eq(0).all()  # r2 comes after r1
+    assert tracing.examples("flipped").isnan().all()  # nothing says what the counterfactual should be there
+
+
 def test_queries_may_be_padded_have_explicit_positions_and_differ_in_where_the_answer_is():
     encoding = NextToken(pad=10, supervise_eos=True)
     regime = TwoHopComposition(entities=20, relations=5, out_degree=4, phi=2, iid=0.2, encoding=encoding)
