@@ -49,8 +49,9 @@ def test_two_processes_learn_what_one_learns(together, alone):
         torch.testing.assert_close(together[10][1][0]["weights"][name], weight, rtol=1e-9, atol=1e-9)
 
 
-def test_scores_are_those_of_one_process_at_every_evaluation(together, alone):
+def test_scores_and_circuits_are_those_of_one_process_at_every_step(together, alone):
     expected = RunRecord(alone[0]).rows()
+    assert {row["name"].split("/")[0] for row in expected} >= {"accuracy", "lens", "tracing"}
     for directory, _ in together.values():
         got = RunRecord(directory).rows()
         assert [(row["step"], row["split"], row["name"]) for row in got] == [

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from tiny import DEMANDING, make_data, make_module, train, weights
 
-from grok.callbacks import CostMeter, Evaluation, LastCheckpoint, RunRecorder
+from grok.callbacks import CausalTracing, CostMeter, Evaluation, LastCheckpoint, LogitLens, RunRecorder
 
 STEPS = 30
 
@@ -18,7 +18,8 @@ def run(directory, block, **options) -> dict:
     data.setup()
     assert any(len(split) % 2 for split in data.splits.values())
     module = make_module(block=block, **DEMANDING)
-    callbacks = [Evaluation(every=10), CostMeter(), RunRecorder(norms=False), LastCheckpoint(20)]
+    analyses = [LogitLens(enabled=True, every=15), CausalTracing(enabled=True, every=15)]
+    callbacks = [Evaluation(every=10), CostMeter(), *analyses, RunRecorder(norms=False), LastCheckpoint(20)]
     trainer = train(directory, module, *callbacks, steps=STEPS, data=data, precision="64-true", **options)
     scores = {name: (score.accuracy, score.loss, score.n) for name, score in module.scores.items()}
     return {"weights": weights(module), "scores": scores, "world": trainer.world_size, "rank": trainer.global_rank}
