@@ -1,6 +1,8 @@
 """Circuits: what is inside a model; pure functions of a `StepModel` and a `Split`, without Lightning."""
 
+from grok.circuits.ablations import ablation, edge_ablation
 from grok.circuits.attention import Attention, attention_patterns
+from grok.circuits.attribution import agreement, attribution_patching, exact_patching
 from grok.circuits.counterfactuals import (
     comparison_counterfactuals,
     composition_counterfactuals,
@@ -11,10 +13,13 @@ from grok.circuits.examples import choose_examples, column, columns
 from grok.circuits.fourier import Fourier, fourier_analysis
 from grok.circuits.grid import Grid, bootstrap
 from grok.circuits.lens import Lens, logit_lens
+from grok.circuits.nodes import Edge, Node, nodes_of
 from grok.circuits.patching import Counterfactual, Patched, patch_states
+from grok.circuits.paths import path_patching
 from grok.circuits.planted import Planted, planted
 from grok.circuits.probes import linear_probes
 from grok.circuits.reading import Reading, read
+from grok.circuits.search import FoundCircuit, completeness, faithfulness, find_circuit
 from grok.circuits.semantic import full_run_probing, immediate_probing, semantic_pairs, semantic_patching
 from grok.circuits.similarity import CosineLens, FactMap, cosine_distances, cosine_lens, fact_map, mds
 from grok.circuits.tracing import Tracing, causal_tracing
@@ -23,33 +28,46 @@ __all__ = [
     "Attention",
     "CosineLens",
     "Counterfactual",
+    "Edge",
     "FactMap",
+    "FoundCircuit",
     "Fourier",
     "Grid",
     "Lens",
+    "Node",
     "Patched",
     "Planted",
     "Reading",
     "Tracing",
+    "ablation",
+    "agreement",
     "attention_patterns",
+    "attribution_patching",
     "bootstrap",
     "causal_tracing",
     "choose_examples",
     "column",
     "columns",
     "comparison_counterfactuals",
+    "completeness",
     "composition_counterfactuals",
     "cosine_distances",
     "cosine_lens",
+    "edge_ablation",
+    "exact_patching",
     "fact_map",
+    "faithfulness",
+    "find_circuit",
     "fourier_analysis",
     "full_run_probing",
     "immediate_probing",
     "linear_probes",
     "logit_lens",
     "mds",
+    "nodes_of",
     "other_queries",
     "patch_states",
+    "path_patching",
     "planted",
     "read",
     "same_bridge_counterfactuals",
