@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -40,13 +41,17 @@ def bootstrap(
 def _resampled_means(values: Tensor, seed: int, resamples: int) -> Tensor:
     """`[R, cells]`; NaN where no example of a resample has a value."""
     flat = values.flatten(1).double().cpu()
-    known = ~flat.isnan()
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(len(flat), (resamples, len(flat)), generator=generator)
-    times = torch.zeros(resamples, len(flat), dtype=torch.float64).scatter_add_(
-        1, drawn, torch.ones(drawn.shape).double()
-    )
+    times, known = _times_drawn(len(flat), seed, resamples), ~flat.isnan()
     return (times @ flat.nan_to_num()) / (times @ known.double())
+
+
+@lru_cache(maxsize=4)  # the same examples are resampled for every grid of every checkpoint
+def _times_drawn(n: int, seed: int, resamples: int) -> Tensor:
+    """How often each of `n` examples is drawn in each resample: `[R, n]` float64."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(n, (resamples, n), generator=generator)
+    times = torch.zeros(resamples, n, dtype=torch.float64)
+    return times.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
 
 
 @dataclass(frozen=True)

@@ -165,11 +165,12 @@ def story(groups: Mapping[str, Sequence[RunRecord]], split: str, path: Path) -> 
         for row in (1, 2):
             _state_panel(table[row][column], [cells[row - 1] for cells in wanted])
             table[row][0].set_ylabel(_short(wanted[0][row - 1].grid))
-        table[0][column].set_title(f"{name}, {len(records)} seeds", fontsize="medium")
+        seeds = f"{len(records)} seed{'s' if len(records) > 1 else ''}"
+        table[0][column].set_title(f"{name}, {seeds}", fontsize="medium")
         for axes in table[:, column]:
             finish_steps_axis(axes, label=axes is table[-1][column])
-            _mark_spans(axes, summaries)
-        table[0][0].set_ylabel("accuracy")
+            _mark_spans(axes, summaries, label=axes is table[0][column])
+        table[0][column].set_ylabel("accuracy" if column == 0 else "")
     for row in table:
         row[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize="small")
     return save(figure, path)
@@ -226,18 +227,19 @@ def _band(
         )
 
 
-def _mark_spans(axes: Any, summaries: Sequence[Mapping[str, Any]]) -> None:
+def _mark_spans(axes: Any, summaries: Sequence[Mapping[str, Any]], label: bool) -> None:
     """From the earliest to the latest run, where they memorised and where they grokked."""
     steps: dict[str, list[int]] = {}
     for summary in summaries:
         for text, step in milestones_of(summary):
             steps.setdefault(text.partition(" ")[0], []).append(step)
     for text, reached in steps.items():
-        axes.axvspan(min(reached), max(reached) * 1.001, color="#888888", alpha=0.25, linewidth=0)
-        axes.annotate(
-            f"{text} ({len(reached)} of {len(summaries)})", (min(reached), 0.02), rotation=90, fontsize="x-small",
-            xytext=(-2, 0), textcoords="offset points", ha="right", va="bottom", color="#555555",
-        )  # fmt: skip
+        axes.axvspan(min(reached), max(reached), color="#888888", alpha=0.25, linewidth=1)
+        if label:
+            axes.annotate(
+                f"{text}\n{len(reached)} of {len(summaries)}", (min(reached), 0.99), ha="right", va="top",
+                xytext=(-3, 0), textcoords="offset points", fontsize="x-small", color="#333333",
+            )  # fmt: skip
 
 
 def fact_maps(record: RunRecord, steps: tuple[int, int], names: tuple[str, str], split: str, path: Path) -> list[Path]:
