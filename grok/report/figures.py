@@ -166,7 +166,7 @@ def story(groups: Mapping[str, Sequence[RunRecord]], split: str, path: Path) -> 
             _state_panel(table[row][column], [cells[row - 1] for cells in wanted])
             table[row][0].set_ylabel(_short(wanted[0][row - 1].grid))
         seeds = f"{len(records)} seed{'s' if len(records) > 1 else ''}"
-        table[0][column].set_title(f"{name}, {seeds}", fontsize="medium")
+        table[0][column].set_title(f"{name}, {seeds}", fontsize="medium", pad=26)
         for axes in table[:, column]:
             finish_steps_axis(axes, label=axes is table[-1][column])
             _mark_spans(axes, summaries, label=axes is table[0][column])
@@ -233,12 +233,13 @@ def _mark_spans(axes: Any, summaries: Sequence[Mapping[str, Any]], label: bool) 
     for summary in summaries:
         for text, step in milestones_of(summary):
             steps.setdefault(text.partition(" ")[0], []).append(step)
-    for text, reached in steps.items():
+    for index, (text, reached) in enumerate(steps.items()):
         axes.axvspan(min(reached), max(reached), color="#888888", alpha=0.25, linewidth=1)
         if label:
             axes.annotate(
-                f"{text}\n{len(reached)} of {len(summaries)}", (min(reached), 0.99), ha="right", va="top",
-                xytext=(-3, 0), textcoords="offset points", fontsize="x-small", color="#333333",
+                f"{text} ({len(reached)} of {len(summaries)})", (math.sqrt(min(reached) * max(reached)), 1.0),
+                xycoords=("data", "axes fraction"), xytext=(0, 2 + 10 * index), textcoords="offset points",
+                ha="center", va="bottom", fontsize="x-small", color="#333333",
             )  # fmt: skip
 
 
