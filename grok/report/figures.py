@@ -195,7 +195,8 @@ def _accuracy_panel(axes: Any, records: Sequence[RunRecord], splits: Sequence[st
             curves.append(([row["step"] for row in rows], [row["value"] for row in rows]))
             sizes |= {row["n"] for row in rows}
         span = f"{min(sizes)}" if len(sizes) == 1 else f"{min(sizes)}–{max(sizes)}"
-        _band(axes, curves, colour, dashes, f"{split} (n = {span})")
+        few = max(sizes) < _TOO_FEW
+        _band(axes, curves, colour, dashes, f"{split} (n = {span}{', few' if few else ''})", 0.45 if few else 1.0)
     axes.set_ylim(-0.02, 1.02)
     axes.set_ylabel("accuracy")
 
@@ -213,13 +214,18 @@ def _state_panel(axes: Any, runs: Sequence[Cells]) -> None:
 
 
 def _band(
-    axes: Any, curves: Sequence[tuple[list[int], list[float]]], colour: Any, dashes: str, label: str | None
+    axes: Any,
+    curves: Sequence[tuple[list[int], list[float]]],
+    colour: Any,
+    dashes: str,
+    label: str | None,
+    alpha: float = 1.0,
 ) -> None:
     """Mean over runs at every step that all share; a band from lowest to highest if there are several."""
     common = sorted(set.intersection(*(set(steps) for steps, _ in curves)) - {0})  # a log axis has no 0
     by_step = [dict(zip(steps, values, strict=True)) for steps, values in curves]
     columns = [[run[step] for run in by_step] for step in common]
-    faint = {"alpha": 0.7, "linewidth": 1.0} if label is None else {"linewidth": 1.6}
+    faint = {"alpha": 0.7, "linewidth": 1.0} if label is None else {"alpha": alpha, "linewidth": 1.6}
     axes.plot(common, [statistics.fmean(column) for column in columns], dashes, color=colour, label=label, **faint)
     if len(curves) > 1 and label is not None:
         axes.fill_between(
