@@ -19,7 +19,7 @@ class AnalysisRecord:
     """Tensors by name in `analysis/step_000000400.safetensors` of a run directory.
 
     Names are `KIND/SPLIT/WHAT` (`lens/test_inferred_iid/bridge/rank`), rows are the examined queries in order, whose
-    tokens are `examples/SPLIT/inputs`.
+    tokens are `KIND/SPLIT/inputs`; semantic patching has a row per pair, the cosine lens one per entity.
 
     Args:
         run: the run directory; nothing need exist yet.

@@ -48,8 +48,9 @@ def _quieten_lightning() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def _interrupted(status: int) -> int:
-    print("interrupted; the same command continues from last.ckpt", file=sys.stderr)
+def _interrupted(status: int, command: str) -> int:
+    again = "continues from last.ckpt" if command == "fit" else "does it again"
+    print(f"interrupted; the same command {again}", file=sys.stderr)
     return status
 
 
@@ -86,11 +87,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("error: " + "\n".join(shown), file=sys.stderr)
         return 2
     except SIGTERMException:
-        return _interrupted(128 + signal.SIGTERM)
+        return _interrupted(128 + signal.SIGTERM, arguments[0])
     except KeyboardInterrupt:
-        return _interrupted(128 + signal.SIGINT)
+        return _interrupted(128 + signal.SIGINT, arguments[0])
     except SystemExit as stop:
         if stop.code == 1:  # how Lightning ends after Ctrl-C
-            return _interrupted(128 + signal.SIGINT)
+            return _interrupted(128 + signal.SIGINT, arguments[0])
         return stop.code if isinstance(stop.code, int) else 2
     return 0

@@ -201,8 +201,9 @@ class GrokCLI(LightningCLI):
             self.model.make_optimizer(parameter_groups(self.model.net, self.model.decay))
         except (TypeError, ValueError) as error:
             raise BadInput(f"model.optimizer: {error}") from error
+        finished = self.subcommand == "fit" and (RunRecord(self.run_dir).summary() or {}).get("finished")
         for callback in cast(Any, self.trainer).callbacks:
-            if isinstance(callback, watch.CircuitCallback):
+            if isinstance(callback, watch.CircuitCallback) and self.subcommand != "predict" and not finished:
                 callback.prepare(self.datamodule, self.model.evaluated)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

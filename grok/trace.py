@@ -2,32 +2,53 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
+
 from grok.callbacks import CircuitCallback, load_series, load_weights, lock, verify_series
 from grok.callbacks.console import say
-from grok.configuration import of_run
+from grok.configuration import differences, of_run
 from grok.data import RegimeDataModule
 from grok.errors import BadInput
-from grok.lightning_cli import GrokCLI, run_lightning
+from grok.lightning_cli import CALLBACKS, GrokCLI, dump_config, run_lightning
 from grok.models import StepModel
-from grok.records import Row, RunRecord
+from grok.records import Row, RunRecord, write_atomically
 from grok.report.tensorboard import to_tensorboard
 
 __all__ = ["trace", "trace_series"]
 
-USAGE = "usage: grok trace RUN [--lens.enabled true] [--tracing.every …]; any key of the run's configuration may follow"
+KINDS = [name for name, callback in CALLBACKS.items() if issubclass(callback, CircuitCallback)]
+
+USAGE = f"""usage: grok trace RUN [--KIND.enabled true] [--KIND.every N] [--KIND.examples N] …
+KIND is one of {", ".join(KINDS)}; `grok fit --help` explains their keys.
+Every saved checkpoint is analysed (with `every`: those that are due, the first and the last)."""
+
+_FREE = (*KINDS, "figures", "experiment", "trainer.accelerator", "trainer.devices", "trainer.logger")
+"""What may differ from the run's configuration: what is analysed and where, not what was trained."""
 
 
 class TraceCLI(GrokCLI):
     """Everything `grok validate` makes, used on every checkpoint of the series instead of on `last.ckpt`."""
 
     def choose_checkpoint(self) -> None:
-        """Every checkpoint of the series is examined."""
+        """Every checkpoint of the series is examined, and only those of the run as it was trained."""
+        if self.options.ckpt_path is not None:
+            raise BadInput("ckpt_path: trace examines the run's own series; `grok test` examines one checkpoint")
+        saved = yaml.safe_load((self.run_dir / "config.yaml").read_text())
+        wanted = yaml.safe_load(dump_config(self._parser(self.subcommand), self.options))
+        kept = [key for key in saved if key not in _FREE]  # not what `validate` has and `fit` has not
+        old, new = ({key: one.get(key) for key in kept} for one in (saved, wanted))
+        changes = [line for line in differences(old, new) if not line.strip().startswith(_FREE)]
+        if changes:
+            raise BadInput(
+                f"{self.run_dir} was trained with another configuration; trace changes analyses only", *changes
+            )
         verify_series(self.run_dir)
 
     def validate(self, **_: Any) -> None:
@@ -36,13 +57,20 @@ class TraceCLI(GrokCLI):
         Raises:
             BadInput: if none is enabled.
         """
-        watching = [one for one in cast(Any, self.trainer).callbacks if isinstance(one, CircuitCallback)]
-        enabled = [one for one in watching if one.enabled]
+        enabled = [one for one in cast(Any, self.trainer).callbacks if isinstance(one, CircuitCallback) and one.enabled]
         if not enabled:
-            kinds = ", ".join(one.kind for one in watching)
-            raise BadInput(f"{self.run_dir}: no analysis is enabled; add --KIND.enabled true, KIND one of {kinds}")
+            raise BadInput(
+                f"{self.run_dir}: no analysis is enabled; add --KIND.enabled true, KIND one of {', '.join(KINDS)}"
+            )
+        self.trainer.precision_plugin.convert_module(self.model)  # the numbers that training computes with
         model: StepModel = self.model.evaluated.to(self.trainer.strategy.root_device)
+        options = yaml.safe_load(dump_config(self._parser(self.subcommand), self.options))
         trace_series(self.run_dir, model, self.datamodule, enabled)
+        used = {one.kind: options[one.kind] for one in enabled}
+        write_atomically(self.run_dir / "analysis" / "traced.yaml", yaml.safe_dump(used, sort_keys=False))
+        self._draw()
+
+    def _draw(self) -> None:
         if not self.options.figures.enabled:
             return
         if find_spec("matplotlib") is None:
@@ -60,36 +88,42 @@ class TraceCLI(GrokCLI):
 
 def trace_series(
     run: str | Path, model: StepModel, data: RegimeDataModule, callbacks: Sequence[CircuitCallback]
-) -> list[Row]:
-    """Analyse every checkpoint of the series in `run`; the record is then the same as if it had been done live.
+) -> None:
+    """Analyse the checkpoints of the series in `run`; the record is then the same as if it had been done live.
 
-    Returns:
-        The lines that are now in `metrics.jsonl`.
+    The record is complete after every checkpoint, so that an interrupted trace leaves nothing half-written.
 
     Raises:
         BadInput: if a checkpoint is damaged or of another model, or another process is training there.
     """
     record, held = RunRecord(run), lock(Path(run))
-    rows: list[Row] = []
+    new: list[Row] = []
     try:
-        for step, path in load_series(run).items():
+        record.truncate(sys.maxsize)  # a last line that a crash has torn goes
+        known = {(row["step"], row["split"], row["name"]) for row in record.rows()}
+        series = load_series(run)
+        for step, path in series.items():
+            due = [callback for callback in callbacks if callback.due(step, max(series))]
+            if not due:
+                continue
             load_weights(model, path)
             began = time.perf_counter()
-            for callback in callbacks:
-                rows += callback.record(str(run), step, model, data)
-            kinds = ", ".join(callback.kind for callback in callbacks)
+            rows = [row for callback in due for row in callback.record(str(run), step, model, data)]
+            record.replace(rows)
+            new += [row for row in rows if (row["step"], row["split"], row["name"]) not in known]
+            kinds = ", ".join(callback.kind for callback in due)
             say(f"step {step:>7}  {kinds}  {time.perf_counter() - began:.2f} s")
-        known = {(row["step"], row["split"], row["name"]) for row in record.rows()}
-        record.replace(rows)
-        to_tensorboard(run, [row for row in rows if (row["step"], row["split"], row["name"]) not in known])
     finally:
+        to_tensorboard(run, new)
         if held is not None:
             held.close()
-    return rows
 
 
 def trace(argv: Sequence[str]) -> None:
     """Run the command."""
+    if "--help" in argv or "-h" in argv:
+        say(USAGE)
+        return
     if not argv or argv[0].startswith("-"):
         raise BadInput(USAGE)
     run_lightning(["validate", *of_run(argv[0]), *argv[1:]], TraceCLI)

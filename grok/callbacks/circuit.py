@@ -81,7 +81,7 @@ class CircuitCallback(L.Callback):
         self._chosen: dict[str, Split] = {}
 
     @staticmethod
-    def check(every: int | None = None, examples: int | None = None, batch: int = 2048, **_: Any) -> list[Problem]:
+    def check(*, every: int | None = None, examples: int | None = None, batch: int = 2048, **_: Any) -> list[Problem]:
         """Problems with the arguments of the constructor."""
         problems = [] if every is None else Schedule.check(every)
         sizes = {"examples": examples, "batch": batch}
@@ -121,8 +121,17 @@ class CircuitCallback(L.Callback):
                 self._chosen[name] = choose_examples(split, self.examples or self.usual_examples(split), name=name)
                 self.validate(model, data, self._chosen[name])
             except BadInput as error:
-                told = [one.under(self.kind) if isinstance(one, Problem) else one for one in error.problems]
-                raise BadInput(*told) from error
+                raise BadInput(*(self._told(one) for one in error.problems)) from error
+
+    def _told(self, problem: Problem | str) -> Problem | str:
+        """A problem by the key that the user can write, or else under the name of the analysis."""
+        if isinstance(problem, Problem) and problem.key in vars(self):
+            return problem.under(self.kind)
+        return f"{self.kind}: {problem}"
+
+    def due(self, step: int, last: int) -> bool:
+        """Whether a saved checkpoint is one that a trace looks at: all, or the first, the last, and every so many."""
+        return self.every is None or step == last or Schedule(self.every, start=True).due(step)
 
     def validate(self, model: StepModel, data: RegimeDataModule, split: Split) -> None:
         """Raise `BadInput` if the analysis cannot be made on `split`; by default it is tried."""
@@ -149,9 +158,7 @@ class CircuitCallback(L.Callback):
             insist([Problem(f"{self.kind}.every", None, "no checkpoint series to follow: give a number of steps")])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Analyse step 0; after a resume forget what lies ahead, it is analysed again."""
-        if self.enabled and trainer.is_global_zero:
-            AnalysisRecord(trainer.default_root_dir).truncate(trainer.global_step)
+        """Analyse step 0."""
         if trainer.global_step == 0:
             self._analyse(trainer, pl_module)
 
@@ -197,7 +204,7 @@ class CircuitCallback(L.Callback):
         for name, analysis in self.measure(model, data).items():
             rows += [row for grid in analysis.grids for row in grid_rows(step, name, grid)]
             tensors |= {f"{self.kind}/{name}/{key}": tensor for key, tensor in analysis.tensors.items()}
-            tensors[f"examples/{name}/inputs"] = self._chosen[name].inputs
+            tensors[f"{self.kind}/{name}/inputs"] = self._chosen[name].inputs
         AnalysisRecord(run).write(step, tensors)
         return rows
 

@@ -74,7 +74,8 @@ class LogitLens(CircuitCallback):
 
 
 def _usual_columns(split: Split) -> list[str]:
-    last = split.positions[int(split.at[0, 0])] if len(split) else ""
+    shown = [name for name in split.positions if not name.startswith(("t", "answer", "end", "pad"))]  # the prompt
+    last = shown[-1] if shown else ""
     bridge = split.truth.get("bridge")
     known = bridge is not None and bool((bridge >= 0).any())
     return [*(["bridge"] if known else []), *([last] if last in columns(split) else []), "answer"]
@@ -130,7 +131,7 @@ class CausalTracing(CircuitCallback):
                 "top": patched.top[..., 0],
                 "clean_rank": tracing.outcome.clean.rank[:, 0, 0],
                 "exists": tracing.exists,
-                "inputs": torch.stack([one.inputs for one in counterfactuals], 1),
+                "counterfactuals": torch.stack([one.inputs for one in counterfactuals], 1),
             },
         )
 
@@ -150,9 +151,16 @@ class CausalTracing(CircuitCallback):
         """See `CircuitCallback.validate`."""
         wrong = [measure for measure in self.measures if measure not in MEASURES]
         insist([Problem("measures", wrong, f"use {', '.join(MEASURES)}")] if wrong else [])
-        self._draw(data, split)
-        if self.target is not None:
-            self.analyse(model, data, "", split)
+        drawn, _ = self._draw(data, split)
+        if self.target is None:
+            return
+        unknown = [measure for measure in self.measures if measure in ("flipped", "logit_difference")]
+        insist(
+            [Problem("measures", unknown, "need the counterfactual's answer: use others, or no target")]
+            if unknown
+            else []
+        )
+        causal_tracing(model, split.take(slice(0, 1)), [one.take(slice(0, 1)) for one in drawn], target=self.target)
 
 
 class SemanticPatching(CircuitCallback):
@@ -186,7 +194,10 @@ class SemanticPatching(CircuitCallback):
         grids = [semantic.grid(self.only_correct)]
         if self.probing:
             grids += [immediate_probing(model, split), full_run_probing(model, split, batch=self.batch)]
-        return Analysis(grids, {"success": semantic.success, "correct": semantic.correct})
+        pairs = semantic.pairs
+        shown = {"target": split.inputs[pairs.target], "source": (sources or split).inputs[pairs.source]}
+        tensors = {"success": semantic.success, "correct": semantic.correct, "expected": pairs.expected}
+        return Analysis(grids, tensors | {f"{name}_inputs": inputs for name, inputs in shown.items()})
 
     def _knowledge(self, data: RegimeDataModule) -> tuple[AtomicFacts, Split | None]:
         facts = data.generated.facts
@@ -200,6 +211,8 @@ class SemanticPatching(CircuitCallback):
         """See `CircuitCallback.validate`."""
         facts, sources = self._knowledge(data)
         semantic_pairs(split, facts, sources, self.pairs)
+        if self.probing:
+            full_run_probing(model, split, batch=self.batch)
 
 
 class CosineLens(CircuitCallback):
@@ -218,10 +231,23 @@ class CosineLens(CircuitCallback):
 
     def __init__(self, position: str = "r1", least: int = 2, mapped: int = 6, **options: Any) -> None:
         super().__init__(**options)
+        insist(self.check(mapped=mapped))
         self.position, self.least, self.mapped = position, least, mapped
+
+    @staticmethod
+    def check(**options: Any) -> list[Problem]:
+        """Problems with the arguments of the constructor."""
+        mapped = options.get("mapped", 6)
+        wrong = (
+            [] if 0 <= mapped <= 8 else [Problem("mapped", mapped, "use 0 (no map) to 8 entities, as many as colours")]
+        )
+        return CircuitCallback.check(**options) + wrong
 
     def usual_splits(self, data: RegimeDataModule) -> Sequence[str]:
         """The ID atomic facts."""
+        if not {"id_atomic", "ood_atomic"} <= set(data.splits):
+            have = f"{type(data).__name__} has {', '.join(data.splits)}"
+            insist([Problem("cosine.enabled", True, f"needs ID and OOD atomic facts, and {have}: use false")])
         return ["id_atomic"]
 
     def usual_examples(self, split: Split) -> int | None:
@@ -230,8 +256,6 @@ class CosineLens(CircuitCallback):
 
     def analyse(self, model: StepModel, data: RegimeDataModule, name: str, split: Split) -> Analysis:
         """See `CircuitCallback.analyse`."""
-        if "ood_atomic" not in data.splits:
-            insist([Problem("enabled", True, f"needs OOD atomic facts; this regime has {', '.join(data.splits)}")])
         unknown = data.splits["ood_atomic"]
         lens = cosine_lens(model, split, unknown, self.position, batch=self.batch)
         grids = [lens.grid(measure, self.least) for measure in ("cohesion", "alignment")]
@@ -303,14 +327,22 @@ class Fourier(CircuitCallback):
     Args:
         share: of the logits' variance, that the key frequencies should hold.
         most: key frequencies at most.
-        options: see `CircuitCallback`; `examples` and `splits` have no effect.
+        options: see `CircuitCallback`; not `examples` and `splits`.
     """
 
     kind = "fourier"
 
     def __init__(self, share: float = 0.9, most: int = 5, **options: Any) -> None:
         super().__init__(**options)
+        insist(self.check(**options))
         self.share, self.most = share, most
+
+    @staticmethod
+    def check(**options: Any) -> list[Problem]:
+        """Problems with the arguments of the constructor."""
+        given = [(key, options[key]) for key in ("examples", "splits") if options.get(key) is not None]
+        fix = "this analysis looks at all p² pairs: leave it out"
+        return CircuitCallback.check(**options) + [Problem(key, value, fix) for key, value in given]
 
     def analyse(self, model: StepModel, data: RegimeDataModule, name: str, split: Split) -> Analysis:
         """See `CircuitCallback.analyse`."""

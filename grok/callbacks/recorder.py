@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Timer
 from torch import Tensor
 
+from grok.analyses import AnalysisRecord
 from grok.data import RegimeDataModule
 from grok.errors import BadInput
 from grok.records import Row, RunRecord, wilson
@@ -45,6 +46,7 @@ class RunRecorder(L.Callback):
         """After a resume, forget what was recorded beyond the checkpoint: it happens again."""
         if trainer.is_global_zero:
             RunRecord(trainer.default_root_dir).truncate(trainer.global_step)
+            AnalysisRecord(trainer.default_root_dir).truncate(trainer.global_step)
         matrices = _matrices(cast(GrokModule, pl_module)) if self.norms else {}
         self._previous = {name: self._previous.get(name, weight).to(weight.device) for name, weight in matrices.items()}
 

@@ -59,7 +59,10 @@ BATCH = 4096
 
 
 def random_change(change: Tensor, query: Tensor, *key: int) -> Tensor:
-    """A random direction of the same size for every change `[n, …, D]`, a function of `query` `[n]` and `key`."""
+    """A random direction of the same size for every change `[n, …, D]`, a function of `query` `[n]` and `key`.
+
+    The size is the Euclidean norm over the last dimension, in the space of the `change`.
+    """
     index = torch.arange(change[0].numel(), device=change.device).view(change.shape[1:])
     bits = keyed_hash("noise", *key, query.view(-1, *(1,) * index.ndim), index)
     uniform = (((bits >> 11) & ((1 << 52) - 1)).double() + 0.5) / (1 << 52)
@@ -70,7 +73,11 @@ def random_change(change: Tensor, query: Tensor, *key: int) -> Tensor:
 
 
 def noisy(clean: Mapping[str, Tensor], source: Mapping[str, Tensor], split: Split, seed: int) -> dict[str, Tensor]:
-    """By hook, `clean` `[n, T, …, D]` plus a random change as large as that to `source`."""
+    """By hook, `clean` `[n, T, …, D]` plus a random change as large as that to `source`.
+
+    As large in the value of the hook. What an MLP or a step writes is in the residual stream; a head's value is taken
+    before its output projection, which may shrink a random change more, or less, than the real one.
+    """
     query = query_hash(split)
     return {
         name: value + random_change(source[name] - value, query, seed, crc32(name.encode()))
@@ -175,6 +182,7 @@ def ablate(
     seed: int = 0,
     batch: int = BATCH,
     noise: bool = False,
+    tokens: Tensor | None = None,
 ) -> Ablated:
     """The answers of N examples without the nodes of each of S sets; see `ablation`.
 
@@ -186,7 +194,8 @@ def ablate(
         other: see `ablation`.
         seed: see `ablation`.
         batch: most rows (set × example) of one forward pass; bounds memory.
-        noise: instead of the replacement add a random change of the same size: the floor.
+        noise: instead of the replacement add a random change of the same size (see `noisy`): the floor.
+        tokens: `[N, 2]` to look for; None means the answer and that of `other`.
 
     Raises:
         BadInput: for nodes or replacements that do not exist, or answers that are no tokens.
@@ -200,7 +209,7 @@ def ablate(
     names = sorted({name for part in itertools.chain(*parts) for name in hooks(model, part)})
     if how == "resample" and other is None:
         other = other_queries(split, seed)[0]
-    shown, tokens = positions_shown(model, split), both_answers(split, other)
+    shown, tokens = positions_shown(model, split), both_answers(split, other) if tokens is None else tokens
     size, clean, after = max(1, min(batch, len(split))), [], []
     with analysing(model) as device:
         mean = _means(model, split, names, size) if how == "mean" else {}
@@ -259,8 +268,10 @@ def ablation(
 ) -> Grid:
     """What each node does for the answer: the effect of replacing what it writes (Wang et al. 2023, section 2.1).
 
-    The floor is the same with a random change of the same size added to what the node writes, which tells what the
-    write says from what any push as hard would do. (A query with the same answer is no floor for a node: those that
+    The floor is a random change of the same size instead, which tells what the write says from what any push as hard
+    would do. The size is that in the hook's value: of MLPs and steps what they write, but of a head what it gives to
+    its output projection (`hook_z`), so that in the residual stream the two differ in size by what the projection makes
+    of their directions. (A query with the same answer is no floor for a node: those that
     carry h to the first look-up have every right to break the answer when they carry another h.)
 
     Args:
@@ -301,8 +312,8 @@ def edge_ablation(
 ) -> Grid:
     """What each attention edge does for the answer: one entry of the pattern replaced, the others as they were.
 
-    The floor takes the entry from another query with the same answer; NaN if no query has one. See `ablation` for the
-    arguments.
+    The floor takes the entry from another query with the same answer, and looks for the same two answers; NaN if no
+    query has one. See `ablation` for the arguments.
 
     Args:
         model: any step model with heads.
@@ -322,8 +333,8 @@ def edge_ablation(
     """
     insist_on_measure(measure)
     sets = [[edge] for edge in edges]
-    values = ablate(model, split, sets, how, other, seed, batch).effect(measure)
+    replaced = ablate(model, split, sets, how, other, seed, batch)
     same = other_queries(split, seed, same_answer=True)[0]
-    floor = ablate(model, split, sets, "resample", same, seed, batch).effect(measure)
+    floor = ablate(model, split, sets, "resample", same, seed, batch, tokens=replaced.tokens).effect(measure)
     axes = {"edge": tuple(label(split, edge) for edge in edges)}
-    return Grid.of(f"edge_ablation/{how}/{measure}", axes, values, floor)
+    return Grid.of(f"edge_ablation/{how}/{measure}", axes, replaced.effect(measure), floor)

@@ -50,13 +50,14 @@ class Attention:
             query: position that attends; None means where the answer is read.
 
         Raises:
-            BadInput: for a position that does not exist.
+            BadInput: for a position that does not exist, or no groups.
         """
+        if groups is not None and not groups:
+            raise BadInput(Problem("groups", {}, "name one group or more"))
         names = self.split.positions
-        members = torch.zeros(len(groups or names), len(names))
-        for row, keys in zip(
-            members, [[name] for name in range(len(names))] if groups is None else groups.values(), strict=True
-        ):
+        chosen = [[name] for name in range(len(names))] if groups is None else list(groups.values())
+        members = torch.zeros(len(chosen), len(names))
+        for row, keys in zip(members, chosen, strict=True):
             row[[position_index(self.split, key) for key in keys]] = 1
         at = self.split.at[:, 0].cpu() if query is None else position_index(self.split, query)
         place = torch.as_tensor(at).expand(len(self.patterns))

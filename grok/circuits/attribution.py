@@ -58,7 +58,8 @@ def attribution_patching(
         split: N examples.
         counterfactual: the other queries, taken whole.
         nodes: None means all of `nodes_of`.
-        seed: selects the random changes of the same size that give the floor.
+        seed: selects the random changes that give the floor, as large as the real ones in the hooks' values (of a head
+            before its output projection).
         batch: most examples of one pass; bounds memory.
 
     Raises:

@@ -38,18 +38,26 @@ class _Groups:
         self.keys, self.order = keys.sort(stable=True)
 
     def members(self, wanted: Tensor) -> Tensor:
-        """`[N, G]` rows of each key `[N]`, -1 beyond the last; at most 4,096 of them."""
+        """`[N, G]` rows of each key `[N]`, -1 beyond the last; at most 4,096 of them, and G at least 1."""
+        if not len(self.order):
+            return torch.full_like(wanted, -1)[:, None]
         start = torch.searchsorted(self.keys, wanted)
         count = torch.searchsorted(self.keys, wanted, right=True) - start
-        offset = torch.arange(min(int(count.max()), _MOST_CANDIDATES) if len(count) else 0, device=wanted.device)
+        most = min(int(count.max()), _MOST_CANDIDATES) if len(count) else 0
+        offset = torch.arange(max(1, most), device=wanted.device)
         place = (start[:, None] + offset).clamp(max=len(self.order) - 1)
         return torch.where(offset < count[:, None], self.order[place], -1)
 
 
-def _draw(split: Split, purpose: str, seed: int, candidates: Tensor, acceptable: Tensor) -> tuple[Tensor, Tensor]:
-    """One acceptable candidate `[N]` per query, each as likely, and whether there is one: `[N]` bool."""
+def _draw(
+    split: Split, purpose: str, seed: int, candidates: Tensor, acceptable: Tensor, names: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """One acceptable candidate `[N]` per query, each as likely, and whether there is one: `[N]` bool.
+
+    `candidates` `[N, G]`, G at least 1; by default their numbers are their `names` too, what the draw goes by.
+    """
     query = keyed_hash("query", seed, *split.inputs.unbind(1))[:, None]
-    score = keyed_hash(purpose, query, candidates) & _POSITIVE
+    score = keyed_hash(purpose, query, candidates if names is None else names) & _POSITIVE
     best, place = torch.where(acceptable, score, -1).max(1)
     return candidates.gather(1, place[:, None])[:, 0], best >= 0
 
@@ -109,7 +117,7 @@ def composition_counterfactuals(
     if valid:
         heads = _at(facts.head[pool], by_relation.members(r1))
     else:
-        every = torch.unique(facts.head[pool])
+        every = torch.unique(facts.head[pool]) if len(pool) else torch.full_like(h[:1], -1)
         hashes = keyed_hash("heads", seed, every) & _POSITIVE
         heads = every[keyed_sample(_MOST_CANDIDATES, hashes).sort().values].expand(len(split), -1)
     first = _at(facts.relation[pool], by_head.members(h))
@@ -141,8 +149,6 @@ def same_bridge_counterfactuals(split: Split, facts: AtomicFacts, seed: int = 0)
     heads, relations = _at(facts.head, to_bridge), _at(facts.relation, to_bridge)
 
     def replaced(purpose: str, acceptable: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if not ends.shape[1]:
-            return h, r1, torch.zeros_like(h, dtype=torch.bool)
         chosen, exists = _draw(split, purpose, seed, ends, acceptable)
         pick = chosen[:, None]
         return heads.gather(1, pick)[:, 0].where(exists, h), relations.gather(1, pick)[:, 0].where(exists, r1), exists
@@ -227,18 +233,19 @@ def comparison_counterfactuals(
 def other_queries(split: Split, seed: int = 0, same_answer: bool = False) -> list[Counterfactual]:
     """For any regime: the states of another query of the split, one counterfactual per position (resampling).
 
+    The draw goes by what the queries show, not by their rows: the same in any order of the split. A copy of a query is
+    not another one.
+
     Args:
         split: N queries.
         seed: selects the draws.
         same_answer: take queries with the same answer instead of another one: the floor.
     """
-    answer = split.targets[:, 0]
-    rows = torch.arange(len(split), device=answer.device)
-    candidates = rows[keyed_sample(_MOST_CANDIDATES, keyed_hash("rows", seed, rows) & _POSITIVE)]
-    candidates = candidates.expand(len(split), -1)
+    answer, query = split.targets[:, 0], keyed_hash("rows", seed, *split.inputs.unbind(1))
+    candidates = keyed_sample(_MOST_CANDIDATES, query & _POSITIVE).expand(len(split), -1)
     same = answer[candidates] == answer[:, None]
-    acceptable = (same == same_answer) & (candidates != rows[:, None])
-    chosen, exists = _draw(split, "other", seed, candidates, acceptable)
+    acceptable = (same == same_answer) & (query[candidates] != query[:, None])
+    chosen, exists = _draw(split, "other", seed, candidates, acceptable, query[candidates])
     inputs = torch.where(exists[:, None], split.inputs[chosen], split.inputs)
     return [
         Counterfactual(name, inputs, (position,), answer[chosen].where(exists, -1), exists)

@@ -41,7 +41,7 @@ class Fourier:
         embedding: `[K]` norm of the embedding's cos and sin components, for k = 1, 2, …
         loss: `full` logits, `restricted` to the constant and the key frequencies, and with the key frequencies
             `excluded`; over `all` pairs, those in `train`ing, and the `test` pairs. The floor is the loss with as many
-            random other frequencies instead.
+            random other frequencies instead; NaN if fewer others are left.
         accuracy: the same of the accuracy.
     """
 
@@ -183,7 +183,7 @@ def _measured(
 
     loss, accuracy = measure(keys)
     others = torch.tensor([k for k in range(1, len(spectrum)) if k not in keys], dtype=torch.int64)
-    if not len(others):
+    if len(others) < len(keys):  # fewer frequencies hold less, whichever they are
         return (loss, torch.full_like(loss, torch.nan)), (accuracy, torch.full_like(accuracy, torch.nan))
     draws = [keyed_hash("random", seed, draw, others).argsort()[: len(keys)] for draw in range(_DRAWS)]
     random = [measure(others[draw].tolist()) for draw in draws]

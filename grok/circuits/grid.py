@@ -1,4 +1,4 @@
-"""`Grid`: a statistic per cell, each with a bootstrap interval over examples, a floor and its number of examples.
+"""`Grid`: a statistic per cell, each with a 95 % interval over examples, a floor and its number of examples.
 
 Shape legend: N example, `…` cells (the axes of the grid).
 """
@@ -12,37 +12,57 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-__all__ = ["Grid", "bootstrap"]
+from grok.records import wilson
+
+__all__ = ["Grid", "bootstrap", "group_means"]
 
 RESAMPLES = 1000
+_CELLS = 4096  # resampled at a time: some 30 MB each of means, and their quantiles
 
 
 def bootstrap(
-    values: Tensor, floor: Tensor | None = None, seed: int = 0, resamples: int = RESAMPLES
+    values: Tensor,
+    floor: Tensor | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    base: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """95 % interval of the mean of each cell: percentile bootstrap over examples (Efron 1979).
+
+    Examples are treated as independent. Queries that share h and r1 share states, so that the interval is somewhat too
+    narrow where a split has several of a kind; averaged by group first (`group_means`) they do not count as several.
+    Where all examples have the same value the interval has no width, however few they are: see `Grid` for shares.
 
     Args:
         values: `[N, …]` one value per example and cell; NaN where an example has none.
         floor: `[N, …]` the same examples' floor: the interval is then of the difference of the two means.
         seed: fixes the resamples, the same for every cell.
         resamples: number of resamples.
+        base: `[N, …]` the same examples' base: the interval is then of the mean (or difference) divided by the mean of
+            the base, all resampled together.
 
     Returns:
-        `low` and `high` `[…]`; NaN where no example has a value.
+        `low` and `high` `[…]`; NaN where no example has a value. Memory is bounded for any number of cells.
     """
-    means = _resampled_means(values, seed, resamples)
-    if floor is not None:
-        means = means - _resampled_means(floor, seed, resamples)
-    low, high = torch.nanquantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0).float()
+    sides = [None if one is None else one.expand_as(values).flatten(1) for one in (values, floor, base)]
+    ends = []
+    for first in range(0, values[0].numel() if len(values) else 0, _CELLS):
+        part = slice(first, first + _CELLS)
+        of, less, over = (None if one is None else _resampled_means(one[:, part], seed, resamples) for one in sides)
+        assert of is not None
+        means = of if less is None else of - less
+        if over is not None:
+            means = means / over.masked_fill(over == 0, torch.nan)
+        ends.append(torch.nanquantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0).float())
+    low, high = torch.cat(ends, 1) if ends else torch.full((2, values.shape[1:].numel()), torch.nan)
     return low.view(values.shape[1:]), high.view(values.shape[1:])
 
 
 def _resampled_means(values: Tensor, seed: int, resamples: int) -> Tensor:
-    """`[R, cells]`; NaN where no example of a resample has a value."""
-    flat = values.flatten(1).double().cpu()
+    """`[R, cells]` of `[N, cells]`; NaN where no example of a resample has a value."""
+    flat = values.double().cpu()
     times, known = _times_drawn(len(flat), seed, resamples), ~flat.isnan()
-    return (times @ flat.nan_to_num()) / (times @ known.double())
+    return (times @ flat.nan_to_num()) / (len(flat) if known.all() else times @ known.double())
 
 
 @lru_cache(maxsize=4)  # the same examples are resampled for every grid of every checkpoint
@@ -54,9 +74,44 @@ def _times_drawn(n: int, seed: int, resamples: int) -> Tensor:
     return times.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
 
 
+def group_means(values: Tensor, groups: Tensor) -> Tensor:
+    """Mean over the examples of each group, those without a value (NaN) aside: `[N, …]` and `[N]` to `[G, …]`.
+
+    The groups, in ascending order, can then stand for examples in a `Grid`, whose interval is the bootstrap over them.
+    """
+    names, member = torch.unique(groups.cpu(), return_inverse=True)
+    known = ~values.isnan()
+    sums, counts = (
+        torch.zeros(len(names), *values.shape[1:], dtype=values.dtype).index_add_(0, member, one.to(values.dtype))
+        for one in (values.nan_to_num(), known)
+    )
+    return sums / counts
+
+
+def _interval(values: Tensor, seed: int, base: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`low` and `high` `[…]` of the means of `[N, …]`: see `Grid`; with a base always the bootstrap."""
+    if base is not None:
+        return bootstrap(values, seed=seed, base=base)
+    flat = values.flatten(1)
+    known = ~flat.isnan()
+    shares = ((flat == 0) | (flat == 1) | ~known).all(0) & known.any(0)
+    ends = torch.empty(2, len(shares))
+    ends[:, ~shares] = torch.stack(bootstrap(flat[:, ~shares], seed=seed))
+    means, n = flat[:, shares].nanmean(0), known[:, shares].sum(0)
+    found = [wilson(*cell) for cell in zip(means.tolist(), n.tolist(), strict=True)]
+    low, high = torch.tensor(found).view(-1, 2).T
+    # Rounding must not put an end on the wrong side of a share of 0 or 1.
+    ends[:, shares] = torch.stack([torch.minimum(low, means), torch.maximum(high, means)])
+    return ends[0].view(values.shape[1:]), ends[1].view(values.shape[1:])
+
+
 @dataclass(frozen=True)
 class Grid:
-    """Means over examples, one per cell.
+    """Means over examples, one per cell, with intervals that treat examples as independent.
+
+    The interval of a cell whose values are all 0 or 1 is that of Wilson (1927) for a share: honest for few examples,
+    and with a width where all of them agree. Other cells have the percentile bootstrap (`bootstrap`). Neither knows
+    that queries with the same h and r1 share states and so are worth less than as many independent ones.
 
     Args:
         name: what is measured, as it appears in records and plots (`lens/mrr/bridge`).
@@ -88,25 +143,38 @@ class Grid:
 
     @classmethod
     def of(
-        cls, name: str, axes: Mapping[str, tuple[str, ...]], values: Tensor, floor: Tensor | None = None, seed: int = 0
+        cls,
+        name: str,
+        axes: Mapping[str, tuple[str, ...]],
+        values: Tensor,
+        floor: Tensor | None = None,
+        seed: int = 0,
+        base: Tensor | None = None,
     ) -> Grid:
         """The grid of per-example `values` `[N, …]`, with a `floor` `[M, …]` of per-example values too.
 
-        NaN stands for an example that has no value in a cell.
+        NaN stands for an example that has no value in a cell. With a `base` `[N, …]` (or `[N, 1]`) the statistic is the
+        ratio of the two means, NaN where that of the base is 0, and so is the floor; its interval is the bootstrap of
+        numerator and denominator together. `above_floor` goes by the bootstrap of the difference, values and floor
+        resampled together, or, where the floor has another number of examples, by the interval and the mean floor.
         """
         values = values.detach().float().cpu()
-        low, high = bootstrap(values, seed=seed)
+        floor, base = (None if one is None else one.detach().float().cpu() for one in (floor, base))
+        unit = torch.ones(()) if base is None else base.nanmean(0)
+        unit = unit.masked_fill(unit == 0, torch.nan)
+        low, high = _interval(values, seed, base)
         above = torch.zeros_like(low, dtype=torch.bool)
-        if floor is not None:
-            floor = floor.detach().float().cpu()
-            above = low > floor.nanmean(0) if len(floor) != len(values) else bootstrap(values, floor, seed)[0] > 0
+        if floor is not None and len(floor) == len(values):
+            above = bootstrap(values, floor, seed, base=base)[0] > 0
+        elif floor is not None:
+            above = low > floor.nanmean(0) / unit
         return cls(
             name=name,
             axes=axes,
-            values=values.nanmean(0),
+            values=values.nanmean(0) / unit,
             low=low,
             high=high,
-            floor=torch.full_like(low, torch.nan) if floor is None else floor.nanmean(0),
+            floor=torch.full_like(low, torch.nan) if floor is None else floor.nanmean(0) / unit,
             n=(~values.isnan()).sum(0),
             above_floor=above,
         )

@@ -101,8 +101,10 @@ def logit_lens(
         seed: selects the shuffle of the floor.
 
     Raises:
-        BadInput: for ground truth or states that do not exist.
+        BadInput: for ground truth or states that do not exist, or a `top` below 1.
     """
+    if top < 1:
+        raise BadInput(Problem("top", top, "use 1 or more"))
     chosen = step_range(model, steps)
     truth = [column(split, name) for name in columns]
     order = keyed_permutation(torch.arange(len(split)), len(split), "shuffle", seed).to(split.inputs.device)

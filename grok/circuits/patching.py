@@ -68,6 +68,11 @@ class Patched:
     patched: Reading
     steps: tuple[int, ...]
 
+    def part(self, counterfactuals: slice) -> Patched:
+        """Of some of the counterfactuals."""
+        clean, patched = (side.map(lambda x: x[:, counterfactuals]) for side in (self.clean, self.patched))
+        return Patched(clean, patched, self.steps)
+
 
 def patch_states(
     model: StepModel,

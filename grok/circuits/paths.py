@@ -77,7 +77,8 @@ def path_patching(
         measure: one of `grok.circuits.ablations.MEASURES`.
         floor: also send a random change of the same size: the floor, at twice the cost; without it NaN.
         seed: selects the random changes.
-        batch: most rows (sender × example) of one forward pass; bounds memory.
+        batch: most rows (sender × example) of one forward pass; bounds memory, beside the effect of every path on every
+            example, which is kept: N · S · R float32 numbers, twice as many with the floor.
 
     Returns:
         A grid sender × receiver; NaN where there is no direct path (the receiver comes first or cannot see the sender).

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from grok.circuits.examples import analysing, step_range
 from grok.circuits.examples import column as column_of
-from grok.circuits.grid import Grid
+from grok.circuits.grid import Grid, group_means
 from grok.data.keyed import keyed_hash, keyed_permutation
 from grok.data.split import Split
 from grok.errors import BadInput, Problem
@@ -55,7 +55,7 @@ class Probes:
         states, so that they do not count as independent ones.
         """
         axes = {"step": tuple(f"S[{step}]" for step in self.steps), "position": self.positions}
-        values, floor = (_group_means(one, self.groups) for one in (self.correct, self.control))
+        values, floor = (group_means(one, self.groups) for one in (self.correct, self.control))
         return Grid.of(f"probes/accuracy/{self.column}", axes, values, floor)
 
 
@@ -188,11 +188,3 @@ def _ridge_scores(fit: Tensor, check: Tensor, labels: Tensor, classes: int, ridg
         scores = z @ (x.transpose(1, 2) @ torch.linalg.solve(gram, (y - base).expand(len(x), -1, -1)))
     by_label: Tensor = (scores + base).view(*z.shape[:2], -1, classes)
     return by_label.permute(2, 0, 1, 3)
-
-
-def _group_means(values: Tensor, groups: Tensor) -> Tensor:
-    """Mean over the examples of each group: `[N, …]` to `[G, …]`."""
-    names, member = torch.unique(groups, return_inverse=True)
-    sums = torch.zeros(len(names), *values.shape[1:]).index_add_(0, member, values)
-    counts = torch.bincount(member)
-    return sums / counts.view(-1, *(1,) * (values.ndim - 1))

@@ -20,11 +20,16 @@ __all__ = ["Reading", "read"]
 class Reading:
     """Of each row of logits; the leading dimensions are the same in all four.
 
+    A row without probabilities (a logit is NaN or +∞, or all are -∞) belongs to a model that has diverged. It says
+    nothing, and must not look as if it said the right thing: its tokens have the rank V, one below the worst, and
+    nothing is on top.
+
     Args:
-        rank: `[…, K]` int32, number of tokens with a strictly greater logit; -1 for no token.
+        rank: `[…, K]` int32, number of tokens with a strictly greater logit; V in a row without probabilities; -1 for
+            no token.
         logit: `[…, K]`, NaN for no token.
-        probability: `[…, K]`, NaN for no token.
-        top: `[…, J]` int32, tokens in falling order of their logit.
+        probability: `[…, K]`, NaN for no token, and in a row without probabilities.
+        top: `[…, J]` int32, tokens in falling order of their logit; -1 in a row without probabilities.
     """
 
     rank: Tensor
@@ -68,10 +73,11 @@ def read(logits: Tensor, tokens: Tensor, labels: Tensor | None = None, top: int 
     logit = inside.gather(1, place.clamp(min=0))
     rank = torch.stack([(inside > column[:, None]).sum(1) for column in logit.unbind(1)], 1)
     probability = inside.softmax(1).gather(1, place.clamp(min=0))  # 15 times faster than logsumexp on a CPU
+    diverged = probability[:, :1].isnan()  # a softmax is NaN everywhere or nowhere
     highest = inside.argmax(1, keepdim=True) if top == 1 else inside.topk(min(top, inside.shape[1]), dim=1).indices
     return Reading(
-        rank=rank.masked_fill(missing, -1).int(),
+        rank=rank.masked_fill(diverged, inside.shape[1]).masked_fill(missing, -1).int(),
         logit=logit.masked_fill(missing, torch.nan),
         probability=probability.masked_fill(missing, torch.nan),
-        top=(highest if labels is None else labels[highest]).int(),
+        top=(highest if labels is None else labels[highest]).masked_fill(diverged, -1).int(),
     )

@@ -60,7 +60,8 @@ def faithfulness(
 ) -> Grid:
     """Share of the model's accuracy that is kept if only the circuit is (Wang et al. 2023; Hanna et al. 2024).
 
-    All other nodes of `nodes_of` are replaced; the embedding is kept. The floor is the empty circuit.
+    All other nodes of `nodes_of` are replaced; the embedding is kept. The floor is the empty circuit; unlike in Hanna
+    et al. 2024 it is not subtracted, so that 0 stands for no right answer and not for what is left without any node.
 
     Args:
         model: any step model with token outputs.
@@ -73,7 +74,8 @@ def faithfulness(
         batch: most rows of one forward pass; bounds memory.
 
     Returns:
-        A grid of one cell, on the axis `circuit`; 1 is faithful; NaN if the model is never right.
+        A grid of one cell, on the axis `circuit`; 1 is faithful; NaN if the model is never right. The interval is that
+        of the ratio: right answers with and without the replacement are resampled together.
 
     Raises:
         BadInput: for nodes or replacements that do not exist, or answers that are no tokens.
@@ -81,8 +83,8 @@ def faithfulness(
     insist_on_nodes(model, split, circuit)
     every = nodes_of(model, split)
     others = [node for node in every if node not in set(circuit)]
-    _, kept = _shares(ablate(model, split, [others, every], how, other, seed, batch))
-    return _grid(f"faithfulness/{how}", split, circuit, kept)
+    whole, kept = _right(ablate(model, split, [others, every], how, other, seed, batch))
+    return _grid(f"faithfulness/{how}", split, circuit, kept, whole)
 
 
 def completeness(
@@ -102,22 +104,20 @@ def completeness(
     insist_on_nodes(model, split, circuit)
     others = [node for node in nodes_of(model, split) if node not in set(circuit)]
     drawn = sorted(others, key=lambda node: int(keyed_hash("others", seed, crc32(str(tuple(node)).encode()))))
-    whole, kept = _shares(ablate(model, split, [circuit, drawn[: len(circuit)]], how, other, seed, batch))
-    return _grid(f"completeness/{how}", split, circuit, whole - kept)
+    whole, kept = _right(ablate(model, split, [circuit, drawn[: len(circuit)]], how, other, seed, batch))
+    return _grid(f"completeness/{how}", split, circuit, whole - kept, whole)
 
 
-def _shares(outcome: Ablated) -> tuple[Tensor, Tensor]:
-    """Right answers without `[N, 1]` and with each change `[N, S]`, in units of the model's accuracy."""
+def _right(outcome: Ablated) -> tuple[Tensor, Tensor]:
+    """Whether the answer is right without `[N, 1]` and with each change `[N, S]`: 0 or 1; NaN if it does not count."""
     clean, after = (side.float().masked_fill(~outcome.exists[:, None], torch.nan) for side in outcome.correct)
-    accuracy = clean.nanmean()
-    accuracy = accuracy.masked_fill(accuracy == 0, torch.nan)
-    return clean / accuracy, after / accuracy
+    return clean, after
 
 
-def _grid(name: str, split: Split, circuit: Sequence[Node], values: Tensor) -> Grid:
-    """The first set's values `[N, 2]`, the second one's as their floor."""
+def _grid(name: str, split: Split, circuit: Sequence[Node], values: Tensor, whole: Tensor) -> Grid:
+    """The first set's values `[N, 2]` per right answer of the `whole` model `[N, 1]`; the second one's as the floor."""
     labels = (" + ".join(label(split, node) for node in circuit) or "nothing",)
-    return Grid.of(name, {"circuit": labels}, values[:, :1], values[:, 1:])
+    return Grid.of(name, {"circuit": labels}, values[:, :1], values[:, 1:], base=whole)
 
 
 def find_circuit(

@@ -16,7 +16,7 @@ from torch import Tensor
 from grok.circuits.counterfactuals import two_hop_tokens
 from grok.circuits.examples import column as column_of
 from grok.circuits.examples import position_index
-from grok.circuits.grid import Grid
+from grok.circuits.grid import Grid, group_means
 from grok.circuits.lens import logit_lens
 from grok.circuits.patching import Counterfactual, Patched, patch_states
 from grok.circuits.reading import Reading
@@ -107,7 +107,7 @@ class Semantic:
     """Outcome of every patch.
 
     Args:
-        pairs: which queries were paired.
+        pairs: which queries were paired (rows of both splits), and what was expected.
         positions: names of the patched positions.
         success: `[Q, S, T]` whether the prediction became the expected answer.
         shuffled: `[Q, S, T]` whether it became the expected answer of another pair: the floor.
@@ -134,12 +134,17 @@ class Semantic:
         best model and the worst both give zero there, while a model that says the same few tails to whatever is
         patched in succeeds as often with the shuffled ones.
 
+        The mean and its interval are taken over source queries, each with the mean of its pairs: what is patched in is
+        the same state in all pairs of a source, so that they do not count as independent ones. n is the number of
+        distinct sources.
+
         Args:
             only_correct: count only pairs whose unpatched target is answered right.
         """
         axes = {"step": tuple(f"S[{step}]" for step in self.steps), "position": self.positions}
         name = f"semantic/success{'_if_correct' if only_correct else ''}"
-        return Grid.of(name, axes, self.examples(only_correct), self.examples(only_correct, floor=True))
+        values, floor = (group_means(self.examples(only_correct, floor), self.pairs.source) for floor in (False, True))
+        return Grid.of(name, axes, values, floor)
 
 
 def semantic_patching(

@@ -237,6 +237,7 @@ def fact_map(
     position: str | int = "r1",
     step: int | None = None,
     entities: int = 6,
+    batch: int = 1024,
 ) -> FactMap:
     """Map the states S[`step`, `position`] of the facts that lead to a few entities (the maps of Ye et al. 2025).
 
@@ -246,11 +247,15 @@ def fact_map(
         ood_atomic: OOD atomic facts.
         position: whose states are mapped.
         step: i of the state; None means the middle of the model.
-        entities: how many: those with the most OOD facts, then the most ID facts.
+        entities: how many, at least 1: those with the most OOD facts, then the most ID facts.
+        batch: most facts of one forward pass; bounds memory, beside the states and distances of the facts mapped.
 
     Raises:
-        BadInput: for a state or position that does not exist, or if no entity has both an ID and an OOD fact.
+        BadInput: for a state or position that does not exist, fewer entities than 1, or if no entity has both an ID
+            and an OOD fact.
     """
+    if entities < 1:
+        raise BadInput(Problem("entities", entities, "use 1 or more"))
     chosen = step_range(model, [len(model.steps) // 2 if step is None else step])
     tails = [split.targets[:, 0].cpu() for split in (id_atomic, ood_atomic)]
     most = int(torch.cat(tails).max()) + 1
@@ -264,7 +269,7 @@ def fact_map(
     for split, tokens in zip((id_atomic, ood_atomic), tails, strict=True):
         rows = torch.isin(tokens, wanted).nonzero()[:, 0]
         index = position_index(split, position)
-        _visit(model, split.take(rows), index, chosen, 1024, lambda _, states: vectors.append(states[:, 0]))
+        _visit(model, split.take(rows), index, chosen, batch, lambda _, states: vectors.append(states[:, 0]))
         tail.append(tokens[rows])
     ood = torch.cat([torch.full_like(part, place, dtype=torch.bool) for place, part in enumerate(tail)])
     return FactMap(mds(cosine_distances(torch.cat(vectors))), torch.cat(tail), ood, chosen[0])

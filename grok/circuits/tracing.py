@@ -22,7 +22,8 @@ __all__ = ["MEASURES", "Tracing", "causal_tracing"]
 
 MEASURES = ("changed", "rank", "flipped", "probability", "logit_difference")
 """`changed`: the predicted token changes. `rank`: the original truth is no longer the prediction (the released code's
-strength, right only where the clean run is correct). `flipped`: the prediction becomes the counterfactual's answer.
+strength, right only where the clean run is correct; of equal logits all are predictions). `flipped`: the predicted
+token becomes the counterfactual's answer.
 `probability`: by how much the truth's probability falls. `logit_difference`: by how much logit(truth) −
 logit(counterfactual's answer) falls."""
 
@@ -35,6 +36,7 @@ class Tracing:
         names: what each counterfactual replaced.
         outcome: readings with columns (truth, counterfactual's answer), `[N, C, 2]` clean and `[N, C, S, 2]` patched.
         exists: `[N, C]` bool, whether the example has the counterfactual.
+        tokens: `[N, C, 2]` the columns' tokens; -1 for none.
         floor: the same for counterfactuals that keep what the circuit carries, if given.
         floor_exists: `[N, C]` bool.
         target: name of the state looked at (`S5_e2_v2`); empty for the answer.
@@ -43,6 +45,7 @@ class Tracing:
     names: tuple[str, ...]
     outcome: Patched
     exists: Tensor
+    tokens: Tensor
     floor: Patched | None = None
     floor_exists: Tensor | None = None
     target: str = ""
@@ -50,7 +53,8 @@ class Tracing:
     @property
     def correct(self) -> Tensor:
         """Whether the clean run gets each example right: `[N]` bool."""
-        return self.outcome.clean.rank[:, 0, 0] == 0
+        truth = self.tokens[:, 0, 0]  # by the prediction and not the rank, which is 0 where all logits are equal
+        return (self.outcome.clean.top[:, 0, 0] == truth) & (truth >= 0)
 
     def examples(self, measure: str = "changed", only_correct: bool = False, floor: bool = False) -> Tensor:
         """Value of each patch `[N, S, C]`; NaN for an example that does not count.
@@ -68,7 +72,7 @@ class Tracing:
         patched, exists = (self.floor, self.floor_exists) if floor else (self.outcome, self.exists)
         if patched is None or exists is None:
             raise BadInput("tracing: no floor was measured; give floor counterfactuals")
-        values = _value(patched, measure)
+        values = _value(patched, self.tokens[:, :, None], measure)
         counts = exists & self.correct[:, None] if only_correct else exists
         return values.masked_fill(~counts[..., None], torch.nan).transpose(1, 2)
 
@@ -80,15 +84,15 @@ class Tracing:
         return Grid.of(name, axes, self.examples(measure, only_correct), floor)
 
 
-def _value(patched: Patched, measure: str) -> Tensor:
-    """`[N, C, S]`."""
+def _value(patched: Patched, tokens: Tensor, measure: str) -> Tensor:
+    """`[N, C, S]`, of `tokens` `[N, C, 1, 2]`."""
     clean, after = patched.clean, patched.patched
     if measure == "changed":
         return (after.top[..., 0] != clean.top[..., None, 0]).float()
     if measure == "rank":
         return (after.rank[..., 0] != 0).float()
     if measure == "flipped":
-        return (after.rank[..., 1] == 0).float().masked_fill(after.rank[..., 1] < 0, torch.nan)
+        return (after.top[..., 0] == tokens[..., 1]).float().masked_fill(tokens[..., 1] < 0, torch.nan)
     if measure == "probability":
         return clean.probability[..., None, 0] - after.probability[..., 0]
     return (clean.logit[..., 0] - clean.logit[..., 1])[..., None] - (after.logit[..., 0] - after.logit[..., 1])
@@ -129,18 +133,20 @@ def causal_tracing(
     others = [one.answer if target is None else torch.full_like(one.answer, -1) for one in counterfactuals]
     tokens = [torch.stack([wanted, other.to(wanted.device)], 1) for other in others]
 
-    def patch(which: Sequence[Counterfactual]) -> Patched:
-        labels = split.labels if restrict else None
-        return patch_states(model, split, which, tokens, steps, step, index, labels, batch=batch)
+    labels, both = split.labels if restrict else None, [*counterfactuals, *(floor or [])]
+    looked = tokens if floor is None else tokens * 2
+    patched = patch_states(model, split, both, looked, steps, step, index, labels, batch=batch)  # one clean run for all
+    count = len(counterfactuals)
 
     def existing(which: Sequence[Counterfactual]) -> Tensor:
         return torch.stack([one.exists for one in which], 1).cpu()
 
     return Tracing(
         names=tuple(one.name for one in counterfactuals),
-        outcome=patch(counterfactuals),
+        outcome=patched.part(slice(0, count)),
         exists=existing(counterfactuals),
-        floor=None if floor is None else patch(floor),
+        tokens=torch.stack(tokens, 1).cpu(),
+        floor=None if floor is None else patched.part(slice(count, None)),
         floor_exists=None if floor is None else existing(floor),
         target="" if target is None else f"S{step}_{position}_{truth}",
     )

@@ -55,6 +55,10 @@ class Cells:
         """Analysed steps, ascending."""
         return sorted({step for step, _, _ in self.values})
 
+    def told(self, column: str) -> list[int]:
+        """Analysed steps at which some cell of a column has a value, ascending."""
+        return sorted({step for step, _, place in self.values if place == column})
+
     @property
     def story_column(self) -> str:
         """The position that the story is about: r1, where a two-hop query has its bridge, or the last one."""
@@ -62,8 +66,8 @@ class Cells:
 
     def excess(self, step: int, row: str, column: str, floor: bool = True) -> float:
         """Value above its floor, or above 0 if `floor` is False or none is known."""
-        cell = self.values[step, row, column]
-        return _number(cell["value"]) - (cell["floor"] or 0.0) * floor
+        cell = self.values.get((step, row, column))
+        return -math.inf if cell is None else _number(cell["value"]) - (cell["floor"] or 0.0) * floor
 
     def curve(self, row: str, column: str, key: str = "value") -> tuple[list[int], list[float]]:
         """Steps and values of one cell."""
@@ -105,13 +109,11 @@ def cells_of(record: RunRecord) -> list[Cells]:
 
 
 def story_grids(grids: Iterable[Cells]) -> list[Cells]:
-    """The grids of the story, a pair per split: the bridge (or the answer) by lens, then the strength."""
-    chosen = {}
-    for cells in grids:
-        kind = (
-            "lens" if cells.grid.startswith("lens/mrr/") else "tracing" if cells.grid.startswith("tracing/") else None
-        )
-        better = cells.grid == "lens/mrr/bridge"
-        if kind and (better or (cells.split, kind) not in chosen):
-            chosen[cells.split, kind] = cells
+    """The grids of the story, a pair per split: the bridge (or else the answer) by lens, then the strength."""
+    order = ("lens/mrr/bridge", "lens/mrr/answer")
+    chosen: dict[tuple[str, str], Cells] = {}
+    for cells in sorted(grids, key=lambda cells: order.index(cells.grid) if cells.grid in order else len(order)):
+        kind = "lens" if cells.grid in order else cells.grid.partition("/")[0]
+        if kind == "tracing" or cells.grid in order:
+            chosen.setdefault((cells.split, kind), cells)
     return [chosen[key] for key in sorted(chosen)]

@@ -56,13 +56,21 @@ def circuit_lines(record: RunRecord) -> Iterator[str]:
     """
     memorised = (record.summary() or {}).get("memorised_step")
     for cells in story_grids(cells_of(record)):
-        last, column = cells.steps[-1], cells.story_column
-        before = cells.steps[0] if memorised is None else min(cells.steps, key=lambda step: abs(step - memorised))
+        column = cells.story_column
+        steps = cells.told(column)
+        before = steps[0] if memorised is None else min(steps, key=lambda step: abs(step - memorised))
         lens = cells.grid.startswith("lens")
         rows = cells.rows if lens else cells.rows[::-1]
-        best = max(rows, key=lambda row: round(cells.excess(last, row, column, floor=not lens), 2))
-        shown = [cells.values[step, best, column] for step in sorted({before, last})]
-        told = [f"{cell['value']:.2f} at step {cell['step']:,} (floor {cell['floor'] or 0:.2f})" for cell in shown]
+        best = max(rows, key=lambda row: round(cells.excess(steps[-1], row, column, floor=not lens), 2))
+        shown = [
+            cells.values[step, best, column]
+            for step in sorted({before, steps[-1]})
+            if (step, best, column) in cells.values
+        ]
+        floors = ["" if cell["floor"] is None else f" (floor {cell['floor']:.2f})" for cell in shown]
+        told = [
+            f"{cell['value']:.2f} at step {cell['step']:,}{floor}" for cell, floor in zip(shown, floors, strict=True)
+        ]
         what = f"{cells.grid.rpartition('/')[2]} in" if lens else "strength of"
         yield f"  {f'{what} {best[:-1]}, {column}]':<27} {', '.join(told)}, {cells.split}"
 

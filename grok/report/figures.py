@@ -210,7 +210,8 @@ def _state_panel(axes: Any, runs: Sequence[Cells]) -> None:
         floors = [cells.curve(row, column, "floor") for cells in runs]
         if any(values for _, values in floors):
             _band(axes, floors, colour, ":", None)
-    axes.set_ylim(-0.02, 1.02)
+    if all(0 <= cell["value"] <= 1 for cells in runs for cell in cells.values.values()):
+        axes.set_ylim(-0.02, 1.02)
 
 
 def _band(
@@ -316,5 +317,5 @@ def draw(run: str | Path) -> list[Path]:
         name = f"{cells.grid}_{cells.split}".replace("/", "_").replace("@", "_at_")
         files += heat_maps(cells, before, steps[-1], names, directory / name)
         if cells.grid == "cosine/cohesion" and f"cosine/{cells.split}/map/place" in AnalysisRecord(run).read(before):
-            files += fact_maps(record, (before, steps[-1]), names, cells.split, directory / "fact_map")
+            files += fact_maps(record, (before, steps[-1]), names, cells.split, directory / f"fact_map_{cells.split}")
     return files

@@ -1,5 +1,7 @@
 """Folded ablations are what one forward pass per node gives; the planted nodes, and only they, matter."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -318,9 +320,10 @@ def test_only_planted_attention_edges_matter(circuit):
 def test_ablations_of_a_random_model_are_not_above_the_floor(how):
     torch.manual_seed(1)
     model = LoopedTransformer(REGIME.task, width=32, layers=2, loops=2, heads=2, init_std=0.15)
-    grid = ablation(model, REGIME.splits["train_inferred"], how=how)
-    assert grid.values.max() > 0.05  # nodes do change the prediction, but no more than any push as hard
-    assert grid.above_floor.float().mean() < 0.1
+    grids = [ablation(model, REGIME.splits["train_inferred"], how=how, seed=seed) for seed in range(4)]
+    # Nodes do change the prediction, but no more than any push as hard; a few of 30 cells are above by chance.
+    assert all(grid.values.max() > 0.05 for grid in grids)
+    assert torch.stack([grid.above_floor for grid in grids]).float().mean() < 0.1
 
 
 def test_training_mode_and_gradients_are_left_alone():
@@ -354,3 +357,35 @@ def test_what_does_not_exist_is_named():
     values = Split(SPLIT.inputs, SPLIT.at, SPLIT.targets.float(), SPLIT.mask, SPLIT.positions)
     with pytest.raises(BadInput, match="answers are values"):
         ablation(model, values)
+
+
+@pytest.mark.parametrize("measure", ["flipped", "logit_difference"])
+@pytest.mark.parametrize("how", ["mean", "resample"])
+@torch.no_grad()
+def test_the_floor_of_an_edge_looks_for_the_same_two_answers(how, measure):
+    model = make()
+    edges = [Edge(step, head, source, 2) for step in range(4) for head in range(2) for source in range(3)]
+    other = replace(OTHER, answer=clean_logits(model).argmax(1))  # so that `flipped` is not 0 everywhere
+    grid = edge_ablation(model, SPLIT, edges, how, measure, other)
+    same = other_queries(SPLIT, same_answer=True)[0]
+    assert 0 < same.exists.sum() <= len(SPLIT)
+    source, clean = written(model, same.inputs), clean_logits(model)
+
+    def difference(logits):
+        return (logits.gather(1, ANSWER) - logits.gather(1, other.answer[:, None]))[:, 0]
+
+    for index, edge in enumerate(edges):
+        place = (slice(None), edge.head, edge.target, edge.source)
+
+        def tap(name, value, edge=edge, place=place):
+            if name == f"steps.{edge.step}.attn.hook_pattern":
+                value = value.clone()
+                value[place] = source[name][place]
+            return value
+
+        after = model(SPLIT.inputs, tap=tap)[:, 2]
+        flipped = (after.argmax(1) == other.answer).double()
+        expected = flipped if measure == "flipped" else difference(clean) - difference(after)
+        expected = expected[same.exists].mean().float()
+        torch.testing.assert_close(grid.floor[index], expected, atol=1e-5, rtol=1e-5)
+    assert grid.floor.abs().max() > 1e-3

@@ -114,3 +114,8 @@ def test_steps_without_attention_and_unknown_positions_are_told():
         attention.mass(query=3)
     with pytest.raises(BadInput, match="one query or more"):
         attention_patterns(make(), SPLIT.take(slice(0, 0)))
+
+
+def test_no_groups_are_told():
+    with pytest.raises(BadInput, match=r"groups=\{\}: name one group or more"):
+        attention_patterns(make(), SPLIT).mass({})

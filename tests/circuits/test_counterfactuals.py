@@ -178,3 +178,64 @@ def test_facts_say_which_training_compositions_use_them():
     assert composed == used
     assert 0 < len(composed) < len(known)
     assert int(facts.find(torch.tensor(0), torch.tensor(0))) == -1  # token 0 is an entity, no relation
+
+
+@pytest.mark.parametrize("valid", [False, True])
+def test_where_there_is_no_candidate_there_is_no_counterfactual(valid):
+    data = regime()
+    facts, split = data.generated.facts, data.splits["train_inferred"]
+    none = AtomicFacts(facts.head, facts.relation, facts.tail, torch.zeros_like(facts.composed))
+    for one in composition_counterfactuals(split, none, valid=valid):
+        assert not one.exists.any()
+        assert torch.equal(one.inputs, split.inputs)
+        assert one.answer.eq(-1).all()
+
+
+@pytest.mark.parametrize("name", ["train_inferred", "test_inferred_ood"])
+def test_a_query_alone_has_the_counterfactuals_that_it_has_among_many(name):
+    data = regime()
+    facts, split = data.generated.facts, data.splits[name].take(slice(0, 60))
+    for make in (composition_counterfactuals, same_bridge_counterfactuals):
+        together = make(split, facts)
+        for row in range(len(split)):
+            for one, several in zip(make(split.take(slice(row, row + 1)), facts), together, strict=True):
+                assert torch.equal(one.inputs[0], several.inputs[row])
+                assert one.exists[0] == several.exists[row]
+    alone = other_queries(split.take(slice(0, 1)))
+    assert not any(one.exists.any() for one in alone)
+
+
+def test_facts_of_which_none_leads_on():
+    """One OOD query among facts that no other query uses: no group of candidates has a member."""
+    facts = AtomicFacts(*(torch.tensor(x) for x in ([0, 1], [5, 6], [1, 2])), torch.zeros(2, dtype=torch.bool))
+    at = torch.full((1, 1), 2)
+    split = Split(
+        torch.tensor([[0, 5, 6]]),
+        at,
+        torch.tensor([[2]]),
+        at.bool(),
+        ("h", "r1", "r2"),
+        {"bridge": torch.tensor([[1]])},
+    )
+    for one in (*composition_counterfactuals(split, facts), *same_bridge_counterfactuals(split, facts)):
+        assert one.exists.tolist() == [False]
+        assert one.inputs.tolist() == [[0, 5, 6]]
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_other_queries_depend_on_seed_and_queries_and_not_on_their_order(same):
+    split = ModularArithmetic(modulus=11).splits["test"]
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
+    one, other, another = (
+        other_queries(part, seed, same)[0] for part, seed in ((split, 0), (split.take(order), 0), (split, 1))
+    )
+    assert torch.equal(one.inputs[order], other.inputs)
+    assert torch.equal(one.answer[order], other.answer)
+    assert not torch.equal(one.inputs, another.inputs)
+    assert len(one.inputs.unique(dim=0)) > len(split) / 3  # draws differ between queries
+
+
+def test_a_copy_of_a_query_is_not_another_one():
+    split = ModularArithmetic(modulus=11).splits["test"]
+    twice = split.take(torch.zeros(2, dtype=torch.int64))
+    assert not other_queries(twice, same_answer=True)[0].exists.any()

@@ -190,3 +190,11 @@ def test_bad_input_of_the_analysis():
         analyse("add", 7, most=0)
     with pytest.raises(BadInput, match=r"share=1.5"):
         analyse("add", 7, share=1.5)
+
+
+def test_fewer_other_frequencies_than_key_ones_are_no_floor():
+    regime = ModularArithmetic("add", 13)
+    found = fourier_analysis(Given(regime.task, waves(regime, [1, 2, 3, 4, 5])), regime, share=1.0)
+    assert sorted(found.frequencies) == [1, 2, 3, 4, 5]  # of six: only one is left
+    assert found.loss.floor.isnan().all()
+    assert found.accuracy.floor.isnan().all()

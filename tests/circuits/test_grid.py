@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grok.circuits import Grid, bootstrap, choose_examples
+from grok.circuits.grid import group_means
 from grok.data import TwoHopComposition
 from grok.errors import BadInput
 
@@ -84,3 +85,94 @@ def test_examples_are_the_same_for_every_checkpoint_and_nested():
     assert len(choose_examples(split)) == len(split) < 300
     with pytest.raises(BadInput, match=r"examples=1000: the split has 1.. queries: use at most as many"):
         choose_examples(split, 1000)
+
+
+def by_hand_wilson(right, n, z=1.96):
+    """The roots of (share - x)² = z² x (1 - x) / n, what the interval is defined by."""
+    share = right / n
+    a, b, c = 1 + z * z / n, -(2 * share + z * z / n), share * share
+    root = math.sqrt(max(0.0, b * b - 4 * a * c))
+    return (-b - root) / (2 * a), (-b + root) / (2 * a)
+
+
+@given(st.integers(1, 60), st.integers(0, 60), st.booleans())
+def test_shares_have_the_interval_of_wilson(n, right, gaps):
+    right = min(right, n)
+    values = torch.tensor([1.0] * right + [0.0] * (n - right) + [math.nan] * 5 * gaps)
+    other = torch.linspace(-1, 2, len(values))
+    grid = Grid.of("x", {"cell": ("share", "other")}, torch.stack([values, other], 1))
+    low, high = by_hand_wilson(right, n)
+    assert float(grid.low[0]) == pytest.approx(low, abs=1e-6)
+    assert float(grid.high[0]) == pytest.approx(high, abs=1e-6)
+    assert grid.low[0] <= grid.values[0] <= grid.high[0]  # to the bit, where all examples agree
+    expected = bootstrap(other[:, None])
+    assert (float(grid.low[1]), float(grid.high[1])) == pytest.approx((float(expected[0]), float(expected[1])))
+
+
+def test_intervals_of_few_shares_cover_as_often_as_they_say():
+    generator = torch.Generator().manual_seed(0)
+    for share in (0.05, 0.5, 0.95):
+        samples = (torch.rand(15, 2000, generator=generator) < share).float()
+        grid = Grid.of("x", {"cell": tuple(map(str, range(2000)))}, samples)
+        assert ((grid.low <= share) & (grid.high >= share)).float().mean() > 0.92
+        low, high = bootstrap(samples)
+        if share != 0.5:  # what it is for
+            assert ((low <= share) & (high >= share)).float().mean() < 0.6
+
+
+def test_a_floor_of_other_examples_that_is_as_low_is_not_exceeded():
+    grid = Grid.of("x", {"cell": ("a", "b")}, torch.tensor([[0.0, 1.0]]).repeat(20, 1), torch.zeros(3, 2))
+    assert grid.above_floor.tolist() == [False, True]
+    paired = Grid.of("x", {"cell": ("a",)}, torch.tensor([[1.0], [0.0]] * 4), torch.tensor([[0.0], [0.0]] * 4))
+    assert paired.above_floor.tolist() == [True]
+
+
+@pytest.mark.parametrize("cells", [1, 4096, 4097, 9000])
+def test_any_number_of_cells_is_resampled_in_pieces(cells, monkeypatch):
+    values = torch.randn(6, cells, generator=torch.Generator().manual_seed(0))
+    whole, seen = torch.nanquantile, []
+    monkeypatch.setattr(
+        torch, "nanquantile", lambda x, *rest, **named: seen.append(x.shape) or whole(x, *rest, **named)
+    )
+    low, high = bootstrap(values, resamples=50)
+    assert max(shape[1] for shape in seen) <= 4096
+    assert low.shape == high.shape == (cells,)
+    last = bootstrap(values[:, -1:], resamples=50)
+    assert (float(low[-1]), float(high[-1])) == pytest.approx((float(last[0]), float(last[1])))
+
+
+def test_a_ratio_is_resampled_together():
+    base = (torch.rand(40, 1, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+    axes = {"cell": ("a", "b")}
+    grid = Grid.of("x", axes, torch.cat([base, 2 * base], 1), torch.cat([base, base], 1), base=base)
+    for end in (grid.values, grid.low, grid.high):
+        assert end.tolist() == [1, 2]  # in every resample
+    assert grid.floor.tolist() == [1, 1]
+    assert grid.above_floor.tolist() == [False, True]
+    none = Grid.of("x", axes, torch.ones(40, 2), base=torch.zeros(40, 1))
+    assert all(end.isnan().all() for end in (none.values, none.low, none.high))
+
+
+def test_the_interval_of_a_ratio_is_that_of_the_delta_method():
+    generator = torch.Generator().manual_seed(0)
+    base = 2 + torch.randn(400, 1, generator=generator).double()
+    values = base / 2 + torch.randn(400, 1, generator=generator).double() / 4
+    low, high = bootstrap(values, base=base, resamples=20_000)
+    ratio = values.mean() / base.mean()
+    half = 1.96 * float((values - ratio * base).std() / base.mean() / 20)
+    assert float(high - low) / 2 == pytest.approx(half, rel=0.05)
+    assert float(high + low) / 2 == pytest.approx(float(ratio), abs=half / 5)
+
+
+def test_group_means_leave_out_what_has_no_value():
+    values = torch.tensor([[1.0, math.nan], [3.0, math.nan], [math.nan, 4.0], [5.0, 6.0]])
+    means = group_means(values, torch.tensor([9, 9, 9, 2]))
+    assert means[:, 0].tolist() == [5, 2]
+    assert means[:, 1].tolist() == [6, 4]
+    assert group_means(values[:2, 1:], torch.tensor([0, 0])).isnan().all()
+
+
+def test_no_examples_give_no_interval():
+    grid = Grid.of("x", AXES, torch.zeros(0, 2, 2), torch.zeros(0, 2, 2))
+    assert grid.n.eq(0).all()
+    assert all(one.isnan().all() for one in (grid.values, grid.low, grid.high, grid.floor))

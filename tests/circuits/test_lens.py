@@ -91,3 +91,39 @@ def test_columns_are_answer_truth_and_the_tokens_shown():
             column(SPLIT, wrong)
     with pytest.raises(BadInput, match="an atomic query has no bridge"):
         column(REGIME.splits["id_atomic"], "bridge")
+
+
+@pytest.mark.parametrize("restrict", [False, True])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_row_that_has_diverged_is_never_right(value, restrict):
+    logits = torch.tensor([[3.0, 1.0, 2.0, 0.0]]).repeat(3, 1)
+    logits[1, 2] = value  # in the row of the token looked for, and the token itself
+    logits[2] = value
+    labels = torch.tensor([0, 2, 3]) if restrict else None
+    found = read(logits, torch.tensor([[0, 2, -1]]).repeat(3, 1), labels, top=2)
+    worse = 3 if restrict else 4  # than the worst of an honest row
+    assert found.rank.tolist() == [[0, 1, -1], [worse, worse, -1], [worse, worse, -1]]
+    assert found.top.tolist() == [[0, 2], [-1, -1], [-1, -1]]
+    assert found.probability[1:].isnan().all()
+    assert read(logits, torch.tensor([[0]] * 3)).top[1:].eq(-1).all()
+
+
+def test_impossible_tokens_are_no_divergence():
+    logits = torch.tensor([[1.0, -torch.inf, 2.0], [-torch.inf] * 3])
+    found = read(logits, torch.tensor([[2, 1], [0, 1]]))
+    assert found.rank.tolist() == [[0, 2], [3, 3]]  # where nothing is possible, nothing is right
+    assert found.top.tolist() == [[2], [-1]]
+
+
+def test_a_lens_on_a_diverged_model_shows_nothing():
+    net = LoopedTransformer(REGIME.task, width=16, layers=1, loops=1, heads=2)
+    with torch.no_grad():
+        net.norm.weight.fill_(torch.nan)
+    lens = logit_lens(net, SPLIT, ["bridge"])
+    assert lens.grid("bridge").values.max() < 0.05
+    assert lens.grid("bridge", "recall@3").values.eq(0).all()
+
+
+def test_no_tokens_on_top_cannot_be_kept(model):
+    with pytest.raises(BadInput, match=r"top=0: use 1 or more"):
+        logit_lens(model, SPLIT, top=0)

@@ -171,3 +171,22 @@ def test_a_state_that_does_not_exist_is_named():
         causal_tracing(model, SPLIT, counterfactuals(), target=(2, "x", "bridge"))
     with pytest.raises(BadInput, match=r"columns='nothing'.*answer, bridge, h, r1, r2"):
         causal_tracing(model, SPLIT, counterfactuals(), target=(2, "r1", "nothing"))
+
+
+def test_a_model_without_preference_or_without_numbers_is_not_right_about_everything():
+    model = make()
+    chosen = other_queries(SPLIT)[:1]
+    with torch.no_grad():
+        model.embedding.weight.zero_()  # all logits are equal: every token has rank 0, the first one is predicted
+    tracing = causal_tracing(model, SPLIT, chosen)
+    assert tracing.outcome.clean.rank.eq(0).all()
+    assert torch.equal(tracing.correct, SPLIT.targets[:, 0] == 0)
+    flipped = tracing.examples("flipped")[:, :, 0]
+    assert torch.equal(flipped, (chosen[0].answer == 0).float()[:, None].expand_as(flipped))
+    assert tracing.examples("rank").eq(0).all()  # as the released code
+    with torch.no_grad():
+        model.norm.weight.fill_(torch.nan)
+    tracing = causal_tracing(model, SPLIT, chosen)
+    assert not tracing.correct.any()
+    assert tracing.examples("flipped").eq(0).all()
+    assert tracing.examples("rank").eq(1).all()

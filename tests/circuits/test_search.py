@@ -3,6 +3,7 @@
 import collections
 import math
 import random
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -218,3 +219,24 @@ def test_bad_input_is_told():
         faithfulness(model, SPLIT, [Node(7, "mlp", 0)])
     with pytest.raises(BadInput, match="no query has another one"):
         find_circuit(model, SPLIT.take(torch.zeros(3, dtype=torch.int64)), how="resample")
+
+
+@pytest.mark.parametrize("how", ["mean", "resample"])
+def test_the_interval_is_that_of_the_ratio(trained, how):
+    model, split = trained
+    answers = split.targets.clone()
+    answers[::3] = (answers[::3] + 1) % 20
+    split = replace(split, targets=answers)  # a third is wrong: were all right, the numerator alone would do
+    every = nodes_of(model, split)
+    whole = faithfulness(model, split, every, how)
+    assert [float(end) for end in (whole.values, whole.low, whole.high)] == [1, 1, 1]
+    nothing = completeness(model, split, [], how)
+    assert [float(end) for end in (nothing.values, nothing.low, nothing.high)] == [0, 0, 0]
+    outcome = ablate(model, split, [[node for node in every if node not in every[4:9]]], how)
+    clean, kept = (side[:, 0].double() for side in outcome.correct)
+    generator = torch.Generator().manual_seed(7)
+    rows = torch.randint(len(split), (4000, len(split)), generator=generator)
+    low, high = (kept[rows].mean(1) / clean[rows].mean(1)).quantile(torch.tensor([0.025, 0.975]).double())
+    part = faithfulness(model, split, every[4:9], how)
+    assert float(part.low) == pytest.approx(float(low), abs=0.03)
+    assert float(part.high) == pytest.approx(float(high), abs=0.03)

@@ -3,8 +3,16 @@
 import pytest
 import torch
 
+from grok.circuits.grid import bootstrap
 from grok.circuits.planted import planted
-from grok.circuits.semantic import full_run_probing, immediate_probing, semantic_pairs, semantic_patching
+from grok.circuits.semantic import (
+    Pairs,
+    Semantic,
+    full_run_probing,
+    immediate_probing,
+    semantic_pairs,
+    semantic_patching,
+)
 from grok.data import Split, TwoHopComposition
 from grok.data.facts import AtomicFacts
 from grok.errors import BadInput
@@ -88,7 +96,7 @@ def test_success_is_that_of_one_forward_pass_per_patch(options, sources):
             expected = predictions(model, targets, others, step, position, 2) == drawn.expected
             assert semantic.success[:, step, position].tolist() == expected.float().tolist()
     assert semantic.grid().values.isfinite().all()
-    assert semantic.grid().n.eq(50).all()
+    assert semantic.grid().n.eq(len(drawn.source.unique())).all()
     assert semantic.grid(only_correct=True).n.eq(int(right.sum())).all()
 
 
@@ -191,3 +199,20 @@ def test_bad_input_is_told_in_one_line():
         full_run_probing(model, SPLIT, 40)
     with pytest.raises(BadInput, match="another host"):
         full_run_probing(model, SPLIT.take(slice(0, 1)))
+
+
+def test_pairs_of_one_source_count_as_one():
+    """Three pairs of source 7 and one each of 5 and 2: the bootstrap is over three means, whatever the pairs say."""
+    pairs = Pairs(torch.arange(5), torch.tensor([7, 5, 7, 2, 7]), torch.zeros(5, dtype=torch.int64))
+    success = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0])[:, None, None]
+    shuffled = torch.tensor([0.0, 0.0, 1.0, 0.0, 0.0])[:, None, None]
+    correct = torch.tensor([True, False, True, True, True])
+    semantic = Semantic(pairs, ("r1",), success, shuffled, correct, (1,))
+    by_source = torch.tensor([1.0, 0.0, 2 / 3])[:, None]  # of 2, 5 and 7
+    grid, (low, high) = semantic.grid(), bootstrap(by_source)
+    assert (float(grid.values), int(grid.n)) == (pytest.approx(5 / 9), 3)
+    assert (grid.low[0, 0], grid.high[0, 0]) == (low[0], high[0])
+    assert float(grid.floor) == pytest.approx(1 / 9)
+    right = semantic.grid(only_correct=True)  # source 5 has no pair that counts
+    assert (float(right.values), int(right.n)) == (pytest.approx((1 + 2 / 3) / 2), 2)
+    assert semantic.examples().shape == (5, 1, 1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from grok.circuits.similarity import cosine_distances, cosine_lens, mds
+from grok.circuits.similarity import cosine_distances, cosine_lens, fact_map, mds
 from grok.data import Split, TwoHopComposition
 from grok.errors import BadInput
 from grok.models import LoopedTransformer
@@ -163,3 +163,16 @@ def test_cosine_distances():
     slant = 1 - 1 / math.sqrt(2)
     expected = [[0, 1, 2, slant], [1, 0, 1, slant], [2, 1, 0, 2 - slant], [slant, slant, 2 - slant, 0]]
     torch.testing.assert_close(cosine_distances(vectors), torch.tensor(expected).double())
+
+
+def test_a_map_of_facts_is_the_same_in_any_batch(monkeypatch):
+    model, rows = make(), []
+    whole = fact_map(model, ID, OOD, entities=3)
+    states = model.states
+    monkeypatch.setattr(model, "states", lambda inputs, ids=None: rows.append(len(inputs)) or states(inputs, ids))
+    pieces = fact_map(model, ID, OOD, entities=3, batch=2)
+    assert max(rows) == 2
+    torch.testing.assert_close(whole.place, pieces.place)
+    assert len(whole.tail.unique()) == 3
+    with pytest.raises(BadInput, match=r"entities=0: use 1 or more"):
+        fact_map(model, ID, OOD, entities=0)

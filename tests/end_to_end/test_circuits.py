@@ -79,7 +79,7 @@ def test_rows_have_value_interval_floor_and_number_of_examples(live):
     assert 0 < summary["analysis_seconds"] < summary["wall_seconds"]
     tensors = AnalysisRecord(live).read(60)
     n = cells["tracing/changed/S[0,h]"]["n"]
-    assert tensors["examples/test_inferred_iid/inputs"].shape == (n, 3)
+    assert tensors["lens/test_inferred_iid/inputs"].shape == (n, 3)
     assert tensors["lens/test_inferred_iid/bridge/rank"].shape == (n, 3, 3, 1)
     assert tensors["lens/test_inferred_iid/top"].shape == (n, 3, 3, 3)
     assert tensors["tracing/test_inferred_iid/rank"].shape == (n, 3, 3)
@@ -134,7 +134,7 @@ def test_pictures_go_to_figures_and_to_tensorboard(grok, tiny_config, tmp_path):
     ]
     assert grok("fit", "--config", tiny_config, *arguments)[0] == 0
     names = {path.name for path in (tmp_path / "seen/figures").iterdir()}
-    pictures = {"accuracy", "circuit", "fact_map", "cosine_cohesion_id_atomic", "cosine_alignment_id_atomic"}
+    pictures = {"accuracy", "circuit", "fact_map_id_atomic", "cosine_cohesion_id_atomic", "cosine_alignment_id_atomic"}
     grids = ("lens_mrr_bridge", "tracing_changed", "semantic_success", "immediate_recall_at_1_bridge")
     grids += ("full_run_recall_at_1_bridge", "probes_accuracy_bridge", "attention_mass")
     pictures |= {f"{grid}_test_inferred_iid" for grid in grids}
@@ -163,8 +163,17 @@ def test_pictures_go_to_figures_and_to_tensorboard(grok, tiny_config, tmp_path):
         (["--cosine.enabled", "true", "--cosine.position", "r3"], "cosine.position='r3': no such position.*h, r1, r2"),
         (["--probes.enabled", "true", "--probes.columns", "[b]"], "probes.columns='b': no such ground truth"),
         (["--probes.enabled", "true", "--probes.held_out", "2"], "probes.held_out=2.0: use a share"),
-        (["--attention.enabled", "true", "--attention.query", "x"], "attention.position='x': no such position"),
+        (["--attention.enabled", "true", "--attention.query", "x"], "attention: position='x': no such position"),
         (["--fourier.enabled", "true"], "fourier.enabled=True: is for ModularArithmetic, not for TwoHopComposition"),
+        (["--fourier.enabled", "true", "--fourier.examples", "5"], "fourier.examples=5: this analysis looks at all"),
+        (["--cosine.mapped", "-1"], "cosine.mapped=-1: use 0"),
+        (["--lens.top", "0"], "lens.top=0: use 1 or more"),
+        (["--attention.enabled", "true", "--attention.groups", "{}"], "attention.groups={}: name one group"),
+        (
+            ["--tracing.target", "[2,r1,bridge]", "--tracing.measures", "[flipped]"],
+            "tracing.measures=.'flipped'.: need",
+        ),
+        (["--tracing.target", "[7,r1,bridge]"], "tracing: steps=7: no such state"),
         (["--lens.examples", "5000"], r"lens.examples=5000: test_inferred_iid has \d+ queries"),
         (["--lens.examples", "0"], "lens.examples=0: use 1 or more"),
         (["--tracing.measures", "[size]"], r"tracing.measures=\['size'\]: use changed, rank"),
@@ -184,11 +193,95 @@ def test_requests_that_cannot_be_met_are_told_in_one_line_before_anything_is_wri
     assert not (tmp_path / "bad").exists()
 
 
-def test_a_series_of_another_model_or_damaged_or_no_series_is_named(grok, plain, tmp_path):
-    status, _, err = grok("trace", plain, *ON, "--model.net.width", "32")
+def test_a_trace_looks_at_the_run_as_it_was_trained(grok, plain):
+    for changed, told in (
+        (["--seed_everything", "99"], "seed_everything: 3 in the run, 99 now"),
+        (["--data.phi", "1"], "data.init_args.phi: 2.0 in the run, 1.0 now"),
+        (["--ckpt_path", plain / "last.ckpt"], "ckpt_path: trace examines the run's own series"),
+    ):
+        status, _, err = grok("trace", plain, *ON, *changed)
+        assert status == 2
+        assert told in err
+    assert rows(plain, "lens") == []
+    assert not (plain / "analysis").exists()
+
+
+def test_a_trace_every_so_many_steps_leaves_a_complete_record_whenever_it_is_interrupted(grok, plain, monkeypatch):
+    from grok.callbacks import LogitLens
+
+    with (plain / "metrics.jsonl").open("a") as record:
+        record.write('{"step": 60, "spl')  # torn by a crash
+    analyse = LogitLens.analyse
+
+    def interrupted(self, *arguments):
+        if '"lens/' in (plain / "metrics.jsonl").read_text():
+            raise KeyboardInterrupt
+        return analyse(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LogitLens, "analyse", interrupted)
+        status, _, err = grok("trace", plain, "--lens.enabled", "true", "--lens.every", "30")
+    assert status == 130
+    assert "the same command does it again" in err
+    assert {row["step"] for row in rows(plain, "lens")} == {0} == set(AnalysisRecord(plain).steps())
+    assert grok("trace", plain, "--lens.enabled", "true", "--lens.every", "30")[0] == 0
+    assert {row["step"] for row in rows(plain, "lens")} == {0, 30, 60}
+    assert "every: 30" in (plain / "analysis/traced.yaml").read_text()
+    status, out, _ = grok("trace", "--help")
+    assert status == 0
+    assert "KIND is one of lens, tracing" in out
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed"])
+def test_live_and_traced_records_are_equal_in_any_precision(grok, tiny_config, tmp_path, precision):
+    fit = ["fit", "--config", tiny_config, "--trainer.precision", precision, "--trainer.max_steps", 30]
+    assert grok(*fit, "--run_dir", "live", *ON)[0] == 0
+    assert grok(*fit, "--run_dir", "after")[0] == 0
+    assert grok("trace", "after", *ON)[0] == 0
+    watched, traced = (sorted(rows(tmp_path / run, "lens", "tracing"), key=key) for run in ("live", "after"))
+    assert watched == traced
+
+
+def test_each_analysis_keeps_the_queries_it_looked_at(grok, tiny_config, tmp_path):
+    options = ["--lens.examples", "5", "--probes.enabled", "true", "--semantic.enabled", "true"]
+    assert grok("fit", "--config", tiny_config, "--run_dir", "run", *ON, *options)[0] == 0
+    tensors = AnalysisRecord(tmp_path / "run").read(60)
+    for kind, name in (("lens", "bridge/rank"), ("tracing", "rank")):
+        assert len(tensors[f"{kind}/test_inferred_iid/inputs"]) == len(tensors[f"{kind}/test_inferred_iid/{name}"])
+    assert len(tensors["lens/test_inferred_iid/inputs"]) == 5 < len(tensors["probes/test_inferred_iid/inputs"])
+    pairs = {len(tensors[f"semantic/test_inferred_iid/{name}"]) for name in ("success", "target_inputs", "expected")}
+    assert len(pairs) == 1
+
+
+def test_several_splits_and_a_target_are_each_examined_with_their_own_counterfactuals(grok, tiny_config, tmp_path):
+    options = ["--tracing.enabled", "true", "--tracing.target", "[2, r1, bridge]"]
+    options += ["--tracing.splits", "[train_inferred, test_inferred_iid]"]
+    status, _, err = grok("fit", "--config", tiny_config, "--run_dir", "run", *options)
+    assert status == 0, err
+    assert {row["split"] for row in rows(tmp_path / "run", "tracing")} == {"train_inferred", "test_inferred_iid"}
+
+
+def test_a_run_ends_in_peace_when_few_cells_have_a_value_or_it_has_diverged(grok, tiny_config, tmp_path):
+    few = ["--tracing.only_correct", "true", "--tracing.counterfactuals", "valid", "--tracing.examples", "3"]
+    status, _, err = grok("fit", "--config", tiny_config, "--run_dir", "few", *ON, *few, "--tracing.floor", "false")
+    assert status == 0, err
+    diverge = ["--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "1e30", "--model.clip", "null"]
+    status, _, err = grok("fit", "--config", tiny_config, "--run_dir", "nan", *ON, *diverge)
+    assert status == 0, err
+    last = [row["value"] for row in rows(tmp_path / "nan", "lens") if row["step"] == 60]
+    assert max(last) < 0.2  # not the rank 0 that comparing with NaN gives
+
+
+def test_a_series_of_another_model_or_damaged_or_no_series_is_named(grok, tiny_config, plain, tmp_path):
+    assert grok("fit", "--config", tiny_config, "--run_dir", "wide", "--model.net.width", "32")[0] == 0
+    own = (plain / "series").rename(plain / "own")
+    shutil.copytree(tmp_path / "wide/series", plain / "series")
+    status, _, err = grok("trace", plain, *ON)
     assert status == 2
     assert "weights of another model: embedding.weight is (" in err
     assert rows(plain, "lens") == []
+    shutil.rmtree(plain / "series")
+    own.rename(plain / "series")
 
     status, _, err = grok("trace", plain)
     assert status == 2
