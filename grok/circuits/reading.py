@@ -6,7 +6,7 @@ Shape legend: B row, V vocabulary, K token looked for, J top token.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from torch import Tensor
 from grok.errors import BadInput, Problem
 
 __all__ = ["Reading", "read"]
+
+_NUMBERS_AT_ONCE = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -69,15 +71,28 @@ def read(logits: Tensor, tokens: Tensor, labels: Tensor | None = None, top: int 
         place = torch.where(tokens >= 0, where[tokens.clamp(min=0)], -1)
         if bool(((tokens >= 0) & (place < 0)).any()):
             raise BadInput(Problem("restrict", True, "a token looked for is no possible answer: use restrict=false"))
-    missing = place < 0
-    logit = inside.gather(1, place.clamp(min=0))
-    rank = torch.stack([(inside > column[:, None]).sum(1) for column in logit.unbind(1)], 1)
-    probability = inside.softmax(1).gather(1, place.clamp(min=0))  # 15 times faster than logsumexp on a CPU
+    # On a CPU, rows that fit into the cache are compared three times faster than many at once.
+    rows = max(1, _NUMBERS_AT_ONCE // inside.shape[1]) if inside.device.type == "cpu" else max(1, len(inside))
+    pieces = zip(inside.split(rows), place.split(rows), strict=True)  # type: ignore[no-untyped-call]
+    reading = Reading.join([_read(some, looked, top) for some, looked in pieces], torch.cat)
+    return reading if labels is None else replace(reading, top=_labelled(reading.top, labels))
+
+
+def _read(logits: Tensor, tokens: Tensor, top: int) -> Reading:
+    missing = tokens < 0
+    logit = logits.gather(1, tokens.clamp(min=0))
+    rank = torch.stack([(logits > column[:, None]).sum(1) for column in logit.unbind(1)], 1)
+    probability = logits.softmax(1).gather(1, tokens.clamp(min=0))  # 15 times faster than logsumexp on a CPU
     diverged = probability[:, :1].isnan()  # a softmax is NaN everywhere or nowhere
-    highest = inside.argmax(1, keepdim=True) if top == 1 else inside.topk(min(top, inside.shape[1]), dim=1).indices
+    highest = logits.argmax(1, keepdim=True) if top == 1 else logits.topk(min(top, logits.shape[1]), dim=1).indices
     return Reading(
-        rank=rank.masked_fill(diverged, inside.shape[1]).masked_fill(missing, -1).int(),
+        rank=rank.masked_fill(diverged, logits.shape[1]).masked_fill(missing, -1).int(),
         logit=logit.masked_fill(missing, torch.nan),
         probability=probability.masked_fill(missing, torch.nan),
-        top=(highest if labels is None else labels[highest]).masked_fill(diverged, -1).int(),
+        top=highest.masked_fill(diverged, -1).int(),
     )
+
+
+def _labelled(top: Tensor, labels: Tensor) -> Tensor:
+    """Token ids of places among the labels; -1 stays -1."""
+    return torch.where(top >= 0, labels[top.long().clamp(min=0)].int(), -1)
