@@ -155,11 +155,8 @@ class CausalTracing(CircuitCallback):
         if self.target is None:
             return
         unknown = [measure for measure in self.measures if measure in ("flipped", "logit_difference")]
-        insist(
-            [Problem("measures", unknown, "need the counterfactual's answer: use others, or no target")]
-            if unknown
-            else []
-        )
+        if unknown:
+            insist([Problem("measures", unknown, "need the counterfactual's answer: use others, or no target")])
         causal_tracing(model, split.take(slice(0, 1)), [one.take(slice(0, 1)) for one in drawn], target=self.target)
 
 
