@@ -104,7 +104,8 @@ def heat_maps(cells: Cells, before: int, after: int, names: tuple[str, str], pat
                 if not math.isnan(value):
                     # White on the dark end of cividis, and on both ends of the map of differences.
                     dark = abs(value) > 0.6 * top if table is change else value < 0.5 * top
-                    axes.text(x, y, f"{round(value, 2) + 0.0:.2f}", ha="center", va="center", color="white" if dark else "black")
+                    shown = f"{round(value, 2) + 0.0:.2f}"  # no -0.00
+                    axes.text(x, y, shown, ha="center", va="center", color="white" if dark else "black")
         figure.colorbar(image, ax=axes, fraction=0.05)
     panels[0].set_ylabel("step and head" if cells.grid.startswith("attention") else "state after step i")
     n = max((line["n"] or 0) for line in cells.values.values())
