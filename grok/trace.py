@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +12,7 @@ import yaml
 
 from grok.callbacks import CircuitCallback, load_series, load_weights, lock, verify_series
 from grok.callbacks.console import say
+from grok.callbacks.figures import draw_figures
 from grok.configuration import differences, of_run
 from grok.data import RegimeDataModule
 from grok.errors import BadInput
@@ -41,7 +41,7 @@ class TraceCLI(GrokCLI):
         if self.options.ckpt_path is not None:
             raise BadInput("ckpt_path: trace examines the run's own series; `grok test` examines one checkpoint")
         saved = yaml.safe_load((self.run_dir / "config.yaml").read_text())
-        wanted = yaml.safe_load(dump_config(self._parser(self.subcommand), self.options))
+        self.wanted = wanted = yaml.safe_load(dump_config(self._parser(self.subcommand), self.options))
         kept = [key for key in saved if key not in _FREE]  # not what `validate` has and `fit` has not
         old, new = ({key: one.get(key) for key in kept} for one in (saved, wanted))
         changes = [line for line in differences(old, new) if not line.strip().startswith(_FREE)]
@@ -64,26 +64,12 @@ class TraceCLI(GrokCLI):
             )
         self.trainer.precision_plugin.convert_module(self.model)  # the numbers that training computes with
         model: StepModel = self.model.evaluated.to(self.trainer.strategy.root_device)
-        options = yaml.safe_load(dump_config(self._parser(self.subcommand), self.options))
         trace_series(self.run_dir, model, self.datamodule, enabled)
-        used = {one.kind: options[one.kind] for one in enabled}
+        used = {one.kind: self.wanted[one.kind] for one in enabled}
         write_atomically(self.run_dir / "analysis" / "traced.yaml", yaml.safe_dump(used, sort_keys=False))
-        self._draw()
-
-    def _draw(self) -> None:
-        if not self.options.figures.enabled:
-            return
-        if find_spec("matplotlib") is None:
-            say("no figures without matplotlib: pip install 'grok-circuits[plots]'")
-            return
-        from grok.report.figures import draw
-
-        pictures = draw(self.run_dir)
-        to_tensorboard(self.run_dir, pictures=pictures)
-        say("Look:")
-        for picture in pictures:
-            if picture.suffix == ".png":
-                say(f"  {picture}")
+        pictures = draw_figures(self.run_dir) if self.options.figures.enabled else []
+        for line in ["Look:", *(f"  {path}" for path in pictures if path.suffix == ".png")] if pictures else []:
+            say(line)
 
 
 def trace_series(

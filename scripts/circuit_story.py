@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from grok.records import RunRecord
-from grok.report.cells import Cells, cells_of
+from grok.report.cells import Cells, cells_of, nearest
 from grok.report.figures import story
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,9 +72,7 @@ def _step(step: int | None) -> str:
 
 def _change(cells: Cells, memorised: int | None, floor: bool) -> str:
     """The value in S[2, r1] when memorised (nearest analysis) and at the end."""
-    last = cells.steps[-1]
-    before = cells.steps[0] if memorised is None else min(cells.steps, key=lambda step: abs(step - memorised))
-    told = [cells.values[step, "S[2]", "r1"] for step in (before, last)]
+    told = [cells.values[step, "S[2]", "r1"] for step in (nearest(cells.steps, memorised), cells.steps[-1])]
     return " → ".join(f"{cell['value']:.2f}" + (f" ({cell['floor']:.2f})" if floor else "") for cell in told)
 
 

@@ -75,8 +75,7 @@ class CircuitCallback(L.Callback):
     ) -> None:
         insist(self.check(every=every, examples=examples, batch=batch))
         self.enabled, self.every, self.examples, self.splits, self.batch = enabled, every, examples, splits, batch
-        self.schedule: Schedule | None = None
-        self.seconds = 0.0
+        self.schedule = None if every is None or not enabled else Schedule(every, start=True)
         self._analysed: int | None = None
         self._chosen: dict[str, Split] = {}
 
@@ -131,7 +130,7 @@ class CircuitCallback(L.Callback):
 
     def due(self, step: int, last: int) -> bool:
         """Whether a saved checkpoint is one that a trace looks at: all, or the first, the last, and every so many."""
-        return self.every is None or step == last or Schedule(self.every, start=True).due(step)
+        return self.schedule is None or step == last or self.schedule.due(step)
 
     def validate(self, model: StepModel, data: RegimeDataModule, split: Split) -> None:
         """Raise `BadInput` if the analysis cannot be made on `split`; by default it is tried."""
@@ -147,15 +146,12 @@ class CircuitCallback(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Take the schedule of the checkpoint series unless there is one of our own."""
-        if not self.enabled or stage != "fit":
+        if not self.enabled or stage != "fit" or self.schedule is not None:
             return
         series = [one for one in cast(Any, trainer).callbacks if isinstance(one, CheckpointSeries)]
-        if self.every is not None:
-            self.schedule = Schedule(self.every, start=True)
-        elif series:
-            self.schedule = series[0].schedule
-        else:
+        if not series:
             insist([Problem(f"{self.kind}.every", None, "no checkpoint series to follow: give a number of steps")])
+        self.schedule = series[0].schedule
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Analyse step 0."""
@@ -211,7 +207,6 @@ class CircuitCallback(L.Callback):
     # ------------------------------------------------------------------ what it costs
 
     def _account(self, trainer: L.Trainer, seconds: float) -> None:
-        self.seconds += seconds
         for callback in cast(Any, trainer).callbacks:
             if isinstance(callback, CostMeter):
                 callback.add_analysis(seconds)
@@ -220,11 +215,11 @@ class CircuitCallback(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps: the last step analysed."""
-        return {"analysed": self._analysed, "seconds": self.seconds}
+        return {"analysed": self._analysed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
-        self._analysed, self.seconds = state_dict["analysed"], state_dict["seconds"]
+        self._analysed = state_dict["analysed"]
 
 
 def _model_and_data(trainer: L.Trainer, module: L.LightningModule) -> tuple[StepModel, RegimeDataModule]:

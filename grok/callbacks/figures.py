@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 
 import lightning as L
 
 from grok.callbacks.console import say
 from grok.records import RunRecord
 
-__all__ = ["Figures"]
+__all__ = ["Figures", "draw_figures"]
 
 
 class Figures(L.Callback):
@@ -23,14 +24,21 @@ class Figures(L.Callback):
         self.enabled = enabled
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw, if matplotlib is installed."""
+        """Draw what the record holds."""
         if not self.enabled or not trainer.is_global_zero:
             return
-        if find_spec("matplotlib") is None:
-            say("no figures without matplotlib: pip install 'grok-circuits[plots]'")
-            return
-        from grok.report.figures import draw
-        from grok.report.tensorboard import to_tensorboard
-
         if RunRecord(trainer.default_root_dir).rows():
-            to_tensorboard(trainer.default_root_dir, pictures=draw(trainer.default_root_dir))
+            draw_figures(trainer.default_root_dir)
+
+
+def draw_figures(run: str | Path) -> list[Path]:
+    """Draw a run's pictures from its record, for `figures/` and TensorBoard; none, and a hint, without matplotlib."""
+    if find_spec("matplotlib") is None:
+        say("no figures without matplotlib: pip install 'grok-circuits[plots]'")
+        return []
+    from grok.report.figures import draw
+    from grok.report.tensorboard import to_tensorboard
+
+    pictures = draw(run)
+    to_tensorboard(run, pictures=pictures)
+    return pictures

@@ -36,7 +36,7 @@ from grok.circuits.nodes import (
     run,
 )  # fmt: skip
 from grok.circuits.patching import Counterfactual
-from grok.circuits.reading import Reading, read
+from grok.circuits.reading import Reading, effect, read
 from grok.data.keyed import keyed_hash
 from grok.data.split import Split
 from grok.errors import BadInput, Problem
@@ -155,21 +155,8 @@ class Ablated:
 
     def effect(self, measure: str) -> Tensor:
         """`[N, S]`, see `MEASURES`; NaN where there is no other query or no other answer."""
-        clean, after = self.clean, self.after
-        if measure == "changed":
-            values = (after.top[..., 0] != clean.top[..., 0]).float()
-        elif measure == "accuracy":
-            values = self.correct[0].float() - self.correct[1].float()
-        elif measure == "loss":  # a probability of 0 counts as the smallest float32
-            smallest = torch.finfo(torch.float32).tiny
-            values = clean.probability[..., 0].clamp(smallest).log() - after.probability[..., 0].clamp(smallest).log()
-        elif measure in ("logit", "probability"):
-            values = getattr(clean, measure)[..., 0] - getattr(after, measure)[..., 0]
-        elif measure == "flipped":
-            values = (after.top[..., 0] == self.tokens[:, 1:]).float().masked_fill(self.tokens[:, 1:] < 0, torch.nan)
-        else:
-            insist_on_measure(measure)
-            values = clean.logit[..., 0] - clean.logit[..., 1] - (after.logit[..., 0] - after.logit[..., 1])
+        insist_on_measure(measure)
+        values = effect(self.clean, self.after, self.tokens[:, None], measure)
         return values.masked_fill(~self.exists[:, None], torch.nan)
 
 

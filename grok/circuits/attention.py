@@ -16,6 +16,7 @@ from grok.circuits.grid import Grid
 from grok.data.split import Split
 from grok.errors import BadInput, Problem
 from grok.models import StepModel
+from grok.models.steps import keeping
 
 __all__ = ["Attention", "attention_patterns"]
 
@@ -111,19 +112,13 @@ def attention_patterns(model: StepModel, split: Split, batch: int = 1024) -> Att
         raise BadInput(Problem("split", f"{len(split)} queries", "give one query or more, and a model with steps"))
     parts = []
     with analysing(model) as device:
-        for start in range(0, len(split), batch):
-            piece = split.take(slice(start, start + batch)).to(device)
+        for piece in split.chunks(batch):
+            here = piece.to(device)
             found: dict[str, Tensor] = {}
-
-            def keep(name: str, value: Tensor, found: dict[str, Tensor] = found) -> Tensor:
-                if name.endswith("attn.hook_pattern"):
-                    found[name] = value.cpu()
-                return value
-
-            model.run(model.embed(piece.inputs, piece.position_ids), tap=keep)
+            model.run(model.embed(here.inputs, here.position_ids), tap=keeping(found, names))
             missing = [index for index, name in enumerate(names) if name not in found]
             if missing:
                 fix = f"steps {', '.join(map(str, missing))} have no attention (no hook point attn.hook_pattern)"
                 raise BadInput(Problem("attention", type(model).__name__, fix))
-            parts.append(torch.stack([found[name] for name in names], 1))
+            parts.append(torch.stack([found[name] for name in names], 1).cpu())
     return Attention(torch.cat(parts), split, model.causal)

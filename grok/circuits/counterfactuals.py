@@ -14,7 +14,7 @@ from torch import Tensor
 
 from grok.circuits.patching import Counterfactual
 from grok.data.facts import AtomicFacts
-from grok.data.keyed import keyed_hash
+from grok.data.keyed import POSITIVE, keyed_hash
 from grok.data.knowledge_graph import keyed_sample
 from grok.data.split import Split
 from grok.errors import BadInput
@@ -27,7 +27,6 @@ __all__ = [
     "same_query",
 ]
 
-_POSITIVE = torch.iinfo(torch.int64).max
 _MOST_CANDIDATES = 4096  # per query; of larger groups a random part is searched
 
 
@@ -57,7 +56,7 @@ def _draw(
     `candidates` `[N, G]`, G at least 1; by default their numbers are their `names` too, what the draw goes by.
     """
     query = keyed_hash("query", seed, *split.inputs.unbind(1))[:, None]
-    score = keyed_hash(purpose, query, candidates if names is None else names) & _POSITIVE
+    score = keyed_hash(purpose, query, candidates if names is None else names) & POSITIVE
     best, place = torch.where(acceptable, score, -1).max(1)
     return candidates.gather(1, place[:, None])[:, 0], best >= 0
 
@@ -118,7 +117,7 @@ def composition_counterfactuals(
         heads = _at(facts.head[pool], by_relation.members(r1))
     else:
         every = torch.unique(facts.head[pool]) if len(pool) else torch.full_like(h[:1], -1)
-        hashes = keyed_hash("heads", seed, every) & _POSITIVE
+        hashes = keyed_hash("heads", seed, every) & POSITIVE
         heads = every[keyed_sample(_MOST_CANDIDATES, hashes).sort().values].expand(len(split), -1)
     first = _at(facts.relation[pool], by_head.members(h))
     second = _at(facts.relation[pool], by_head.members(bridge))
@@ -242,7 +241,7 @@ def other_queries(split: Split, seed: int = 0, same_answer: bool = False) -> lis
         same_answer: take queries with the same answer instead of another one: the floor.
     """
     answer, query = split.targets[:, 0], keyed_hash("rows", seed, *split.inputs.unbind(1))
-    candidates = keyed_sample(_MOST_CANDIDATES, query & _POSITIVE).expand(len(split), -1)
+    candidates = keyed_sample(_MOST_CANDIDATES, query & POSITIVE).expand(len(split), -1)
     same = answer[candidates] == answer[:, None]
     acceptable = (same == same_answer) & (query[candidates] != query[:, None])
     chosen, exists = _draw(split, "other", seed, candidates, acceptable, query[candidates])

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from grok.data.keyed import keyed_hash
+from grok.data.keyed import POSITIVE, keyed_hash
 from grok.data.knowledge_graph import keyed_sample
 from grok.data.split import Split
 from grok.errors import BadInput, Problem, insist
@@ -22,8 +22,6 @@ __all__ = ["EXAMPLES", "analysing", "choose_examples", "column", "columns", "pos
 
 EXAMPLES = 300
 """Queries examined unless asked otherwise (Wang et al. 2024)."""
-
-_POSITIVE = torch.iinfo(torch.int64).max
 
 
 @contextmanager
@@ -46,7 +44,7 @@ def choose_examples(split: Split, count: int | None = None, seed: int = 0, name:
     """
     if count is not None and count > len(split):
         insist([Problem("examples", count, f"{name} has {len(split)} queries: use at most as many, or null for all")])
-    hashes = keyed_hash("example", seed, torch.arange(len(split))) & _POSITIVE
+    hashes = keyed_hash("example", seed, torch.arange(len(split))) & POSITIVE
     rows = keyed_sample(min(EXAMPLES if count is None else count, len(split)), hashes)
     return split.take(rows.sort().values.to(split.inputs.device))
 

@@ -19,7 +19,7 @@ from grok.circuits.examples import analysing
 from grok.data.split import Split
 from grok.errors import BadInput, Problem, insist
 from grok.models import StepModel
-from grok.models.steps import State, Tap
+from grok.models.steps import State, Tap, keeping
 
 __all__ = [
     "Edge", "Node", "NodeSet", "first_positions", "hooks", "insist_on_nodes", "label", "masks_of", "nodes_of", "place",
@@ -144,13 +144,8 @@ def run(model: StepModel, state: State, tap: Tap, start: int = 0, stop: int | No
 
 def record(model: StepModel, split: Split, names: Iterable[str]) -> tuple[list[State], dict[str, Tensor]]:
     """States S[0] … S[n] `[n, T, D]`, and the values of the hooks `names` `[n, T, …]`."""
-    wanted, values = set(names), {}
-
-    def keep(name: str, value: Tensor) -> Tensor:
-        if name in wanted:
-            values[name] = value
-        return value
-
+    values: dict[str, Tensor] = {}
+    keep = keeping(values, set(names))
     states: list[State] = [model.embed(split.inputs, split.position_ids)]
     for index in range(len(model.steps)):
         states.append(run(model, states[-1], keep, index, index + 1))

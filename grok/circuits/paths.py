@@ -41,7 +41,7 @@ from grok.circuits.reading import Reading
 from grok.data.split import Split
 from grok.errors import BadInput, Problem
 from grok.models import StepModel
-from grok.models.steps import State, Tap
+from grok.models.steps import State, keeping
 
 __all__ = ["LOGITS", "path_patching"]
 
@@ -177,7 +177,7 @@ class _Paths:
             f"steps.{sender.step}.hook_attn_out",
         )
         kept: dict[str, Tensor] = {}
-        run(self.model, self.clean.states[sender.step], _keeping(kept, [written], swap), sender.step, sender.step + 1)
+        run(self.model, self.clean.states[sender.step], keeping(kept, [written], swap), sender.step, sender.step + 1)
         return {"resid": kept[written][:, at] - clean[written][:, at]}
 
     def shaken(self, changes: Mapping[str, Tensor], senders: Sequence[Node], seed: int) -> dict[str, Tensor]:
@@ -261,7 +261,7 @@ class _Sent:
             return value + self.added["resid"].flatten(0, 1) if hook == name else value
 
         kept: dict[str, Tensor] = {}
-        run(paths.model, state, _keeping(kept, hooks(paths.model, receiver), add), step, step + 1)
+        run(paths.model, state, keeping(kept, hooks(paths.model, receiver), add), step, step + 1)
         return {hook: value.reshape(len(self.senders), -1, *value.shape[1:]) for hook, value in kept.items()}
 
     def _changed(self, step: int, chosen: Sequence[int]) -> State:
@@ -285,15 +285,3 @@ def _effects(
     for index in sorted(range(len(receivers)), key=lambda index: str(_input(receivers[index]))):
         values[..., index] = sent.effect(receivers[index], measure)
     return values
-
-
-def _keeping(kept: dict[str, Tensor], names: Sequence[str], tap: Tap) -> Tap:
-    """`tap`, and the values of the hooks `names` are kept."""
-
-    def keep(name: str, value: Tensor) -> Tensor:
-        value = tap(name, value)
-        if name in names:
-            kept[name] = value
-        return value
-
-    return keep

@@ -162,9 +162,9 @@ def _states(model: StepModel, split: Split, steps: Sequence[int], batch: int) ->
     """`[N, T, D]` of every state, on the device of the model."""
     parts = []
     with analysing(model) as device:
-        for start in range(0, len(split), batch):
-            piece = split.take(slice(start, start + batch)).to(device)
-            states = model.states(piece.inputs, piece.position_ids)
+        for piece in split.chunks(batch):
+            here = piece.to(device)
+            states = model.states(here.inputs, here.position_ids)
             parts.append([states[step]["resid"] for step in steps])
     return [torch.cat(state) for state in zip(*parts, strict=True)]
 

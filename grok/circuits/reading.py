@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from grok.errors import BadInput, Problem
 
-__all__ = ["Reading", "read"]
+__all__ = ["Reading", "effect", "read"]
 
 _NUMBERS_AT_ONCE = 1 << 21
 
@@ -96,3 +97,32 @@ def _read(logits: Tensor, tokens: Tensor, top: int) -> Reading:
 def _labelled(top: Tensor, labels: Tensor) -> Tensor:
     """Token ids of places among the labels; -1 stays -1."""
     return torch.where(top >= 0, labels[top.long().clamp(min=0)].int(), -1)
+
+
+def effect(clean: Reading, after: Reading, tokens: Tensor, measure: str) -> Tensor:
+    """What a change did to an answer `[…]`; columns of both readings and of `tokens` `[…, 2]`: the answer, another one.
+
+    Args:
+        clean: without the change; its leading dimensions broadcast with those of `after`.
+        after: with the change.
+        tokens: -1 for none.
+        measure: `changed`, the predicted token changes; `rank`, the answer is not at rank 0 any more; `flipped`, the
+            prediction becomes the other answer; `accuracy`, `logit`, `probability`, by how much the answer's falls;
+            `loss`, by how much it rises; `logit_difference`, by how much logit(answer) − logit(other answer) falls.
+    """
+    answer, other = tokens.unbind(-1)
+    if measure == "changed":
+        return (after.top[..., 0] != clean.top[..., 0]).float()
+    if measure == "rank":
+        return (after.rank[..., 0] != 0).float()
+    if measure == "flipped":
+        return (after.top[..., 0] == other).float().masked_fill(other < 0, torch.nan)
+    if measure == "accuracy":
+        return (clean.top[..., 0] == answer).float() - (after.top[..., 0] == answer).float()
+    if measure == "loss":  # a probability of 0 counts as the smallest float32
+        smallest = torch.finfo(torch.float32).tiny
+        return clean.probability[..., 0].clamp(smallest).log() - after.probability[..., 0].clamp(smallest).log()
+    if measure == "logit_difference":
+        return clean.logit[..., 0] - clean.logit[..., 1] - (after.logit[..., 0] - after.logit[..., 1])
+    before, now = getattr(clean, measure), getattr(after, measure)
+    return cast(Tensor, before[..., 0] - now[..., 0])

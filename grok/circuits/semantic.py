@@ -21,7 +21,7 @@ from grok.circuits.lens import logit_lens
 from grok.circuits.patching import Counterfactual, Patched, patch_states
 from grok.circuits.reading import Reading
 from grok.data.facts import AtomicFacts
-from grok.data.keyed import keyed_hash, keyed_permutation
+from grok.data.keyed import POSITIVE, keyed_hash, keyed_permutation
 from grok.data.knowledge_graph import keyed_sample
 from grok.data.split import Split
 from grok.errors import BadInput, Problem
@@ -29,7 +29,6 @@ from grok.models import StepModel
 
 __all__ = ["Pairs", "Semantic", "full_run_probing", "immediate_probing", "semantic_pairs", "semantic_patching"]
 
-_POSITIVE = torch.iinfo(torch.int64).max
 _MOST_QUERIES = 2048  # of larger splits a random part is paired
 _AT_ONCE = 256  # targets paired with all sources at a time
 
@@ -84,16 +83,16 @@ def semantic_pairs(
     _, _, r2, _, answer = two_hop_tokens(split, facts)
     _, _, _, bridge, said = two_hop_tokens(sources, facts)
     query, other = (keyed_hash("pair", seed, *one.inputs[:, :3].unbind(1)) for one in (split, sources))
-    origin = keyed_sample(_MOST_QUERIES, other & _POSITIVE)
+    origin = keyed_sample(_MOST_QUERIES, other & POSITIVE)
     best = torch.empty(0, 4, dtype=torch.int64, device=r2.device)  # score, target, source, expected
-    for target in torch.split(keyed_sample(_MOST_QUERIES, query & _POSITIVE), _AT_ONCE):
+    for target in torch.split(keyed_sample(_MOST_QUERIES, query & POSITIVE), _AT_ONCE):
         row = facts.find(bridge[origin], r2[target, None])
         expected = torch.where(row >= 0, facts.tail[row.clamp(min=0)], -1)
         valid = (row >= 0) & (expected != answer[target, None]) & (expected != said[origin])
         if composed:
             valid &= facts.composed[row.clamp(min=0)]
         one, two = valid.nonzero().unbind(1)
-        score = keyed_hash("both", query[target[one]], other[origin[two]]) & _POSITIVE
+        score = keyed_hash("both", query[target[one]], other[origin[two]]) & POSITIVE
         found = torch.cat([best, torch.stack([score, target[one], origin[two], expected[one, two]], 1)])
         best = found[keyed_sample(pairs, found[:, 0])]
     if not len(best):

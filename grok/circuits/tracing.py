@@ -14,6 +14,7 @@ from torch import Tensor
 from grok.circuits.examples import column, position_index
 from grok.circuits.grid import Grid
 from grok.circuits.patching import Counterfactual, Patched, patch_states
+from grok.circuits.reading import effect
 from grok.data.split import Split
 from grok.errors import BadInput, Problem
 from grok.models import StepModel
@@ -72,7 +73,8 @@ class Tracing:
         patched, exists = (self.floor, self.floor_exists) if floor else (self.outcome, self.exists)
         if patched is None or exists is None:
             raise BadInput("tracing: no floor was measured; give floor counterfactuals")
-        values = _value(patched, self.tokens[:, :, None], measure)
+        clean = patched.clean.map(lambda x: x[:, :, None])
+        values = effect(clean, patched.patched, self.tokens[:, :, None], measure)
         counts = exists & self.correct[:, None] if only_correct else exists
         return values.masked_fill(~counts[..., None], torch.nan).transpose(1, 2)
 
@@ -82,20 +84,6 @@ class Tracing:
         axes = {"step": tuple(f"S[{step}]" for step in self.outcome.steps), "position": self.names}
         name = f"tracing/{measure}{'_if_correct' if only_correct else ''}{self.target and '/to_' + self.target}"
         return Grid.of(name, axes, self.examples(measure, only_correct), floor)
-
-
-def _value(patched: Patched, tokens: Tensor, measure: str) -> Tensor:
-    """`[N, C, S]`, of `tokens` `[N, C, 1, 2]`."""
-    clean, after = patched.clean, patched.patched
-    if measure == "changed":
-        return (after.top[..., 0] != clean.top[..., None, 0]).float()
-    if measure == "rank":
-        return (after.rank[..., 0] != 0).float()
-    if measure == "flipped":
-        return (after.top[..., 0] == tokens[..., 1]).float().masked_fill(tokens[..., 1] < 0, torch.nan)
-    if measure == "probability":
-        return clean.probability[..., None, 0] - after.probability[..., 0]
-    return (clean.logit[..., 0] - clean.logit[..., 1])[..., None] - (after.logit[..., 0] - after.logit[..., 1])
 
 
 def causal_tracing(

@@ -8,13 +8,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["keyed_hash", "keyed_permutation", "keyed_share", "keyed_uniform"]
+__all__ = ["POSITIVE", "keyed_hash", "keyed_permutation", "keyed_share", "keyed_uniform"]
 
 # Constants of SplitMix64 (Steele, Lea and Flood 2014), as signed 64-bit integers.
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
 _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
-_POSITIVE = (1 << 63) - 1
+POSITIVE = (1 << 63) - 1
+"""`keyed_hash(…) & POSITIVE` is not negative, so that -1 can stand for none."""
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
@@ -42,13 +43,13 @@ def keyed_hash(*parts: Tensor | int | str) -> Tensor:
 
 def keyed_uniform(bound: Tensor | int, *parts: Tensor | int | str) -> Tensor:
     """An integer in `[0, bound)` for every element of the broadcast `parts`; the bias is below `bound` / 2⁶³."""
-    return (keyed_hash(*parts) & _POSITIVE) % bound
+    return (keyed_hash(*parts) & POSITIVE) % bound
 
 
 def keyed_share(share: float, *parts: Tensor | int | str) -> Tensor:
     """True for a `share` of all possible `parts`, decided for each by itself: a Bernoulli draw without a generator."""
     # At most 2⁶³ - 1, not below 2⁶³: that number does not fit, and a share of 1 would silently mean none.
-    return (keyed_hash(*parts) & _POSITIVE) <= int(share * (1 << 62)) * 2 - 1
+    return (keyed_hash(*parts) & POSITIVE) <= int(share * (1 << 62)) * 2 - 1
 
 
 def keyed_permutation(index: Tensor, size: int, *key: Tensor | int | str, rounds: int = 32) -> Tensor:

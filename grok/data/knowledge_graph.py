@@ -12,11 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from grok.data.keyed import keyed_hash, keyed_share, keyed_uniform
+from grok.data.keyed import POSITIVE, keyed_hash, keyed_share, keyed_uniform
 
 __all__ = ["Hops", "KnowledgeGraph", "keyed_sample"]
-
-_POSITIVE = torch.iinfo(torch.int64).max
 
 
 class Hops(NamedTuple):
@@ -170,11 +168,11 @@ class KnowledgeGraph:
 
     def order(self, hops: Hops) -> Tensor:
         """A hash by which `keyed_sample` takes training compositions `[N]`."""
-        return keyed_hash("phi", self.seed, *self._query(hops)) & _POSITIVE
+        return keyed_hash("phi", self.seed, *self._query(hops)) & POSITIVE
 
     def probe_order(self, hops: Hops) -> Tensor:
         """A hash by which `keyed_sample` takes evaluation queries `[N]`, independent of `order`."""
-        return keyed_hash("probe", self.seed, *self._query(hops)) & _POSITIVE
+        return keyed_hash("probe", self.seed, *self._query(hops)) & POSITIVE
 
     def _query(self, hops: Hops) -> tuple[Tensor, Tensor, Tensor]:
         return self.head(hops.first), self.relation(hops.first), self.relation(hops.second)

@@ -6,7 +6,7 @@ Shape legend: B query, T position, A slot (a chosen position), D width, V output
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from grok.task import Task
 
-__all__ = ["Memory", "State", "Step", "StepModel", "Tap", "pick"]
+__all__ = ["Memory", "State", "Step", "StepModel", "Tap", "keeping", "pick"]
 
 State = Mapping[str, Tensor]
 """Named streams, `[B, T, D]` each, everything a later step needs; `resid` is the one that is read out."""
@@ -127,7 +127,7 @@ class StepModel(nn.Module, ABC):
         memories: list[Memory] = []
         for step in self.steps:
             memory: dict[str, Tensor] = {}
-            states.append(step(states[-1], tap=_keeper(memory, self.memory_hooks)))
+            states.append(step(states[-1], tap=keeping(memory, self.memory_hooks)))
             memories.append(memory)
         return states, memories
 
@@ -163,10 +163,14 @@ def _named(tap: Tap, prefix: str) -> Tap:
     return lambda name, value: tap(prefix + name, value)
 
 
-def _keeper(memory: dict[str, Tensor], names: Sequence[str]) -> Tap:
+def keeping(kept: dict[str, Tensor], names: Collection[str], tap: Tap | None = None) -> Tap:
+    """A tap that keeps what it sees at the hooks `names` in `kept`, as `tap` leaves it if one is given."""
+
     def keep(name: str, value: Tensor) -> Tensor:
+        if tap is not None:
+            value = tap(name, value)
         if name in names:
-            memory[name] = value
+            kept[name] = value
         return value
 
     return keep

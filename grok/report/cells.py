@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from grok.records import RunRecord
 
-__all__ = ["Cells", "cells_of", "story_grids", "title"]
+__all__ = ["Cells", "cells_of", "nearest", "story_grids", "title"]
 
 _CELL = re.compile(r"(?P<grid>.+)/(?P<row>S\[\d+),(?P<column>[^\]/]+)\]")  # lens/mrr/bridge/S[2,r1]
 _NAMED = re.compile(r"(?P<grid>attention/[^/]+)/(?P<row>[^/]+)/(?P<column>.+)")  # attention/mass/2.head0/r1
@@ -82,6 +82,11 @@ class Cells:
         return [
             [_number(self.values.get((step, row, column), {}).get(key)) for column in self.columns] for row in self.rows
         ]
+
+
+def nearest(steps: Sequence[int], step: int | None) -> int:
+    """The analysed step nearest to `step`, the first one if that is None."""
+    return steps[0] if step is None else min(steps, key=lambda one: abs(one - step))
 
 
 def _number(value: Any) -> float:

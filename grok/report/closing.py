@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from grok.records import RunRecord, wilson
-from grok.report.cells import cells_of, story_grids
+from grok.report.cells import cells_of, nearest, story_grids
 from grok.training import Score
 
 __all__ = ["circuit_lines", "closing_lines", "score_table"]
@@ -58,7 +58,7 @@ def circuit_lines(record: RunRecord) -> Iterator[str]:
     for cells in story_grids(cells_of(record)):
         column = cells.story_column
         steps = cells.told(column)
-        before = steps[0] if memorised is None else min(steps, key=lambda step: abs(step - memorised))
+        before = nearest(steps, memorised)
         lens = cells.grid.startswith("lens")
         rows = cells.rows if lens else cells.rows[::-1]
         best = max(rows, key=lambda row: round(cells.excess(steps[-1], row, column, floor=not lens), 2))

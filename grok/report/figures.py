@@ -11,7 +11,7 @@ from typing import Any
 from grok.analyses import AnalysisRecord
 from grok.errors import BadInput
 from grok.records import RunRecord
-from grok.report.cells import Cells, cells_of, story_grids, title
+from grok.report.cells import Cells, cells_of, nearest, story_grids, title
 from grok.report.style import (
     DIFFERENCES,
     LEVELS,
@@ -314,7 +314,7 @@ def draw(run: str | Path) -> list[Path]:
     names = ("nearest to memorised" if memorised else "first", "last")
     for cells in grids:
         steps = cells.steps
-        before = min(steps, key=lambda step: abs(step - memorised)) if memorised else steps[0]
+        before = nearest(steps, memorised)
         name = f"{cells.grid}_{cells.split}".replace("/", "_").replace("@", "_at_")
         files += heat_maps(cells, before, steps[-1], names, directory / name)
         if cells.grid == "cosine/cohesion" and f"cosine/{cells.split}/map/place" in AnalysisRecord(run).read(before):
