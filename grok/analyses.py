@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from grok.errors import BadInput
+from grok.files import write_atomically
 
 __all__ = ["AnalysisRecord"]
 
@@ -56,10 +57,7 @@ class AnalysisRecord:
         """Add or replace tensors of a step, in one atomic exchange of the file."""
         before = self.read(step) if self.path(step).exists() else {}
         whole = before | {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        self.directory.mkdir(parents=True, exist_ok=True)
-        partial = self.path(step).with_suffix(".partial")
-        save_file(dict(sorted(whole.items())), partial, metadata={"step": str(step)})
-        partial.replace(self.path(step))
+        write_atomically(self.path(step), save(dict(sorted(whole.items())), metadata={"step": str(step)}))
 
     def truncate(self, step: int) -> None:
         """Forget everything after `step`: a resumed run writes it again."""

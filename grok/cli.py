@@ -5,19 +5,24 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, cast
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from grok.callbacks import verify_series
 from grok.callbacks.console import say
 from grok.errors import BadInput
 from grok.lightning_cli import run_lightning
+from grok.stopping import DISK, Stopped, listening
 from grok.trace import trace
 
 __all__ = ["main"]
@@ -42,6 +47,7 @@ def _quieten_lightning() -> None:
         r"\s*skip_none parameter was deprecated",  # its successor does not exist in every version we allow
         "`weights_only` was not set",
         "Couldn't infer the batch indices",  # predictions are written whole, in order
+        "The `srun` command is available",  # one process needs none
         ".*does not have many workers",  # nothing is loaded: batches are made on the device
         ".*lr_scheduler.step.*before.*optimizer.step",  # the first steps of fp16 may be skipped
     ):
@@ -52,6 +58,17 @@ def _interrupted(status: int, command: str) -> int:
     again = "continues from last.ckpt" if command == "fit" else "does it again"
     print(f"interrupted; the same command {again}", file=sys.stderr)
     return status
+
+
+def _disk_error(error: BaseException) -> str | None:
+    """What to do about a disk that is full or cannot be written to; None if that is not the matter."""
+    if not isinstance(error, OSError) or error.errno not in _DISK_ERRORS:
+        return None
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror}; what was saved before is whole: make room, and the same command continues"
+
+
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
 def _user_error(error: BaseException | None) -> BaseException | None:
@@ -65,7 +82,11 @@ _COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = {"trace": trace, "ver
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 done, 2 bad input (told in a few lines, `--traceback` for more)."""
+    """Run one command; returns the exit status.
+
+    0 done; 2 bad input (told in a few lines, `--traceback` for more); 74 the disk refused; 75 stopped by a signal of a
+    batch system, and 130 by Ctrl-C, with everything saved.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     traceback = "--traceback" in arguments
     _quieten_lightning()
@@ -75,8 +96,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if command is not None:
             command(arguments[1:])
         else:
-            run_lightning(arguments or ["--help"])
+            with listening() if arguments[:1] == ["fit"] else nullcontext():
+                run_lightning(arguments or ["--help"])
+    except Stopped as stopped:
+        if cast(Any, rank_zero_only).rank == 0:
+            print(f"{stopped}, everything is saved; the same command continues", file=sys.stderr)
+            return stopped.status
+        return 0  # a batch system kills the fellows of a process that ends badly, and the first may still be writing
     except Exception as error:
+        if (full := _disk_error(error)) and not traceback:
+            print(f"error: {full}", file=sys.stderr)
+            return DISK
         cause = _user_error(error)
         if traceback or cause is None:
             raise

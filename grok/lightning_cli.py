@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from argparse import ArgumentError, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any, cast
 
 import yaml
 from jsonargparse import DefaultHelpFormatter
+from lightning.fabric.plugins.environments import ClusterEnvironment
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -20,10 +22,13 @@ from lightning.pytorch.trainer import Trainer
 
 from grok import callbacks as watch
 from grok.callbacks.console import say
+from grok.callbacks.last import good_checkpoint
+from grok.cluster import cluster_environment
 from grok.configuration import config_problems, differences, explain, with_run
 from grok.data import RegimeDataModule
 from grok.errors import BadInput, Problem, insist
-from grok.records import RunRecord, write_atomically
+from grok.files import write_atomically
+from grok.records import RunRecord
 from grok.report.closing import closing_lines, score_table
 from grok.training import GrokModule, parameter_groups
 
@@ -45,9 +50,9 @@ CALLBACKS: Mapping[str, type[Callback]] = {
     "probes": watch.Probes,
     "attention": watch.AttentionMaps,
     "fourier": watch.Fourier,
+    "figures": watch.Figures,  # before the record, which marks the run finished last of all
     "record": watch.RunRecorder,
     "last": watch.LastCheckpoint,
-    "figures": watch.Figures,
     "predictions": watch.PredictionWriter,
 }
 """The callbacks of every run and the configuration group of each, in the order in which they act."""
@@ -61,10 +66,13 @@ class SaveConfig(SaveConfigCallback):
     """Writes `config.yaml`, complete and runnable again, into the run directory when training starts."""
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Write once; the directory was checked before."""
-        path = Path(trainer.default_root_dir) / "config.yaml"
-        if stage == "fit" and trainer.is_global_zero and not path.exists():
-            write_atomically(path, dump_config(self.parser, self.config))
+        """Write it, unless it is there; by now `RunRecorder` holds the directory."""
+        if stage == "fit" and trainer.is_global_zero:
+            path, text = Path(trainer.default_root_dir) / "config.yaml", dump_config(self.parser, self.config)
+            if RunRecord(path.parent).has_begun():
+                _insist_on_same(path, text)  # another process may have been here since that was found first
+            else:
+                write_atomically(path, text)
 
 
 # Defaults of Lightning's own callbacks hold enumerations, which the dumper does not know; they parse from their value.
@@ -82,8 +90,6 @@ def dump_config(parser: LightningArgumentParser, config: Any) -> str:
 
 class GrokCLI(LightningCLI):
     """LightningCLI over `GrokModule` and any `RegimeDataModule`, with the run directory and the watching callbacks."""
-
-    resume_from: Path | None = None
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """One seed, an integer."""
@@ -136,6 +142,7 @@ class GrokCLI(LightningCLI):
         if self.options.trainer.default_root_dir is not None:
             root = self.options.trainer.default_root_dir
             problems.append(Problem("trainer.default_root_dir", str(root), "use --run_dir"))
+        problems += _of_optimizer_steps(self.options.trainer)
         insist(problems)
         files = self.options.get("config") or []
         self.options.experiment = self.options.experiment or (Path(str(files[-1])).stem if files else "run")
@@ -152,39 +159,26 @@ class GrokCLI(LightningCLI):
         """Resume what is there, refuse what is another run's, or step aside with `--fresh`."""
         if self.options.fresh:
             base, number = self.run_dir, 2
-            while self.run_dir.is_dir() and any(self.run_dir.iterdir()):
+            while _holds_files(self.run_dir):
                 self.run_dir, number = base.with_name(f"{base.name}-{number}"), number + 1
         parent = next(path for path in (self.run_dir, *self.run_dir.absolute().parents) if path.exists())
         if not parent.is_dir() or not os.access(parent, os.W_OK):
             raise BadInput(f"run_dir={str(self.run_dir)!r}: {parent} is not a directory that can be written to")
-        if not self.run_dir.exists() or not any(self.run_dir.iterdir()):
-            return
         saved = self.run_dir / "config.yaml"
-        if not saved.exists():
+        if _holds_files(self.run_dir) and not saved.exists():
             raise BadInput(f"run_dir={str(self.run_dir)!r}: holds other files and no run; choose another directory")
-        if not any((self.run_dir / name).exists() for name in ("last.ckpt", "metrics.jsonl", "series")):
-            saved.unlink()  # nothing was trained: a mistake was found on the way
-            return
-        new = dump_config(self._parser(self.subcommand), self.options)
-        try:
-            old, wanted = yaml.safe_load(saved.read_text()), yaml.safe_load(new)
-        except yaml.YAMLError:
-            raise BadInput(f"{saved}: not YAML; restore it, or start beside it with --fresh") from None
-        changes = differences({**old, "experiment": wanted["experiment"]}, wanted)  # a name changes nothing
-        if changes:
-            shown = [*changes[:6], *([f"… and {len(changes) - 6} more"] if len(changes) > 6 else [])]
-            raise BadInput(
-                f"{self.run_dir} holds a run with another configuration; add --fresh or another --run_dir", *shown
-            )
-        last = self.run_dir / "last.ckpt"
-        self.resume_from = last if last.exists() else None
+        if RunRecord(self.run_dir).has_begun():  # otherwise a mistake was found on the way, or it was killed at once
+            _insist_on_same(saved, dump_config(self._parser(self.subcommand), self.options))
 
     def choose_checkpoint(self) -> None:
         """Never evaluate random weights, and name a checkpoint that cannot be one before anything is made."""
-        last = self.run_dir / "last.ckpt"
         if self.subcommand != "fit" and self.options.ckpt_path is None:
-            if not last.exists():
-                raise BadInput(f"{last}: no trained weights there; give a run directory, or --ckpt_path")
+            last, damaged = good_checkpoint(self.run_dir)
+            if last is None:
+                missing = self.run_dir / "last.ckpt"
+                raise BadInput(f"{missing}: no trained weights there; give a run directory, or --ckpt_path")
+            if damaged:  # older weights are for going on, not for reporting
+                raise BadInput(*damaged, f"--ckpt_path {last} is the last good one")
             self.options.ckpt_path = str(last)
         chosen = self.options.ckpt_path
         if chosen is not None and not (Path(chosen).is_file() and Path(chosen).suffix == ".ckpt"):
@@ -213,6 +207,11 @@ class GrokCLI(LightningCLI):
             kwargs["logger"] = False
         elif self.options.trainer.logger in (None, True):
             kwargs["logger"] = TensorBoardLogger(str(self.run_dir), name="tensorboard", version="")
+        plugins = self.options.trainer.plugins or []
+        plugins = list(plugins) if isinstance(plugins, (list, tuple)) else [plugins]
+        environment = cluster_environment()
+        if environment is not None and not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
+            kwargs["plugins"] = [*plugins, environment]
         trainer: Trainer = super().instantiate_trainer(**kwargs)
         return trainer
 
@@ -221,13 +220,25 @@ class GrokCLI(LightningCLI):
         if (RunRecord(self.run_dir).summary() or {}).get("finished"):
             say(f"{self.run_dir} is finished; nothing to do (--fresh runs it again beside it)")
         else:
-            checkpoint = kwargs.pop("ckpt_path", None) or self.resume_from
-            say(f"{'Resuming' if self.resume_from else 'Training'} in {self.run_dir}; {_describe(self)}")
-            with _reading(checkpoint):
-                self.trainer.fit(**{**kwargs, "ckpt_path": checkpoint, **_PLAIN_DATA})
+            self._train(kwargs.pop("ckpt_path", None), **kwargs)
         if self.trainer.is_global_zero:
             for line in closing_lines(self.run_dir):
                 say(line)
+
+    def _train(self, checkpoint: str | Path | None, **kwargs: Any) -> None:
+        recorder = next(one for one in cast(Any, self.trainer).callbacks if isinstance(one, watch.RunRecorder))
+        try:
+            recorder.hold(self.trainer)
+            if self.trainer.world_size == 1:  # else in `setup`: the choices of all processes must come first
+                SaveConfig(self._parser(self.subcommand), self.options).setup(self.trainer, self.model, "fit")
+            resumed, damaged = good_checkpoint(self.run_dir)
+            for line in damaged:
+                say(f"{line}; going on from {resumed}")
+            say(f"{'Resuming' if resumed else 'Training'} in {self.run_dir}; {_describe(self)}")
+            with _reading(resumed or checkpoint):
+                self.trainer.fit(**{**kwargs, "ckpt_path": resumed or checkpoint, **_PLAIN_DATA})
+        finally:
+            recorder.release()
 
     def validate(self, **kwargs: Any) -> None:
         """Evaluate on every split and print the table."""
@@ -251,12 +262,47 @@ class GrokCLI(LightningCLI):
             say(line)
 
 
+def _of_optimizer_steps(trainer: Any) -> list[Problem]:
+    """Settings of the Trainer that would act on Lightning's steps, which are blocks of optimizer steps here."""
+    problems = []
+    if trainer.gradient_clip_val is not None:
+        fix = "gradient clipping belongs to the optimizer step: use --model.clip"
+        problems.append(Problem("trainer.gradient_clip_val", trainer.gradient_clip_val, fix))
+    if trainer.accumulate_grad_batches != 1:
+        fix = "blocks of optimizer steps accumulate nothing: use a larger --data.batch"
+        problems.append(Problem("trainer.accumulate_grad_batches", trainer.accumulate_grad_batches, fix))
+    return problems
+
+
+def _holds_files(directory: Path) -> bool:
+    """Whether there is more than a lock, or what a crash has left of the very first file."""
+    return directory.is_dir() and any(not path.name.startswith(".") for path in directory.iterdir())
+
+
+def _insist_on_same(saved: Path, new: str) -> None:
+    """Refuse to go on with another configuration than that of the run; a name changes nothing."""
+    try:
+        old, wanted = yaml.safe_load(saved.read_text()), yaml.safe_load(new)
+    except FileNotFoundError:
+        raise BadInput(f"{saved}: not there; restore it, or start beside it with --fresh") from None
+    except yaml.YAMLError:
+        raise BadInput(f"{saved}: not YAML; restore it, or start beside it with --fresh") from None
+    changes = differences({**old, "experiment": wanted["experiment"]}, wanted)
+    if changes:
+        shown = [*changes[:6], *([f"… and {len(changes) - 6} more"] if len(changes) > 6 else [])]
+        told = f"{saved.parent} holds a run with another configuration; add --fresh or another --run_dir"
+        raise BadInput(told, *shown)
+
+
 @contextmanager
 def _reading(checkpoint: str | Path | None) -> Iterator[None]:
     """Name the checkpoint that is damaged, would execute code, or is of another model."""
     try:
         yield
     except (pickle.UnpicklingError, EOFError) as error:
+        if code := re.search(r"GLOBAL ([\w.]+) was not an allowed", str(error)):
+            told = f"would run {code[1]} when it is loaded, and is not; `torch.save` only tensors and plain data"
+            raise BadInput(f"{checkpoint}: {told}") from error
         raise BadInput(f"{checkpoint}: not a checkpoint of plain data, or damaged; use another one") from error
     except RuntimeError as error:
         if "PytorchStreamReader" in str(error):

@@ -2,40 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 import statistics
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from grok.errors import BadInput
+from grok.files import write_atomically
 
-__all__ = ["Milestones", "RunRecord", "crossing", "sha256", "wilson", "write_atomically"]
+__all__ = ["Milestones", "RunRecord", "crossing", "wilson"]
 
 Row = Mapping[str, Any]
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace `path` by `text` in one step: a reader, or a crash, sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    mask = os.umask(0)
-    os.umask(mask)
-    Path(file.name).chmod(0o666 & ~mask)  # a temporary file is private, a record is as readable as any file
-    Path(file.name).replace(path)
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def wilson(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -63,10 +44,20 @@ class RunRecord:
         self.summary_path = self.directory / "summary.json"
 
     def append(self, rows: Iterable[Row]) -> None:
-        """Add lines at the end."""
+        """Add lines at the end; they are on the disk when this returns, before a checkpoint counts them as written."""
         self.directory.mkdir(parents=True, exist_ok=True)
         with self.metrics_path.open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def has_begun(self) -> bool:
+        """Whether there is more in the directory than a start that was cut short before its first checkpoint."""
+        if any((self.directory / name).exists() for name in ("last.ckpt", "previous.ckpt")):
+            return True
+        if any((self.directory / "series").glob("step_*[1-9]*.safetensors")):
+            return True
+        return self.metrics_path.exists() and any(row["step"] > 0 for row in self._whole_lines())
 
     def rows(self, name: str | None = None) -> list[dict[str, Any]]:
         """All lines, or those called `name`.
@@ -95,14 +86,13 @@ class RunRecord:
         """Forget everything after `step`: a resumed run writes it again. A half-written last line goes too."""
         if not self.metrics_path.exists():
             return
-        kept = []
-        for line in self.metrics_path.read_text().splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except json.JSONDecodeError:
-                continue
+        kept = [json.dumps(row) + "\n" for row in self._whole_lines() if row["step"] <= step]
         write_atomically(self.metrics_path, "".join(kept))
+
+    def _whole_lines(self) -> Iterator[Row]:
+        for line in self.metrics_path.read_text().splitlines():
+            with suppress(json.JSONDecodeError):
+                yield json.loads(line)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Replace `summary.json`."""

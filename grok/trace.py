@@ -10,15 +10,16 @@ from typing import Any, cast
 
 import yaml
 
-from grok.callbacks import CircuitCallback, load_series, load_weights, lock, verify_series
+from grok.callbacks import CircuitCallback, load_series, load_weights, verify_series
 from grok.callbacks.console import say
 from grok.callbacks.figures import draw_figures
 from grok.configuration import differences, of_run
 from grok.data import RegimeDataModule
 from grok.errors import BadInput
+from grok.files import lock, write_atomically
 from grok.lightning_cli import CALLBACKS, GrokCLI, dump_config, run_lightning
 from grok.models import StepModel
-from grok.records import Row, RunRecord, write_atomically
+from grok.records import Row, RunRecord
 from grok.report.tensorboard import to_tensorboard
 
 __all__ = ["trace", "trace_series"]

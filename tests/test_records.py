@@ -6,7 +6,8 @@ import os
 import pytest
 
 from grok.errors import BadInput
-from grok.records import Milestones, RunRecord, crossing, wilson, write_atomically
+from grok.files import write_atomically
+from grok.records import Milestones, RunRecord, crossing, wilson
 
 
 def row(step, value=0.5, name="loss"):

@@ -1,6 +1,6 @@
 """Callbacks: when to look, and what to keep."""
 
-from grok.callbacks.checkpoints import CheckpointSeries, LastCheckpoint, load_series, load_weights, verify_series
+from grok.callbacks.checkpoints import CheckpointSeries, load_series, load_weights, verify_series
 from grok.callbacks.circuit import CircuitCallback
 from grok.callbacks.circuits import (
     AttentionMaps,
@@ -14,9 +14,10 @@ from grok.callbacks.circuits import (
 from grok.callbacks.cost import CostMeter
 from grok.callbacks.evaluation import Evaluation
 from grok.callbacks.figures import Figures
+from grok.callbacks.last import LastCheckpoint
 from grok.callbacks.monitor import GrokkingMonitor
 from grok.callbacks.predictions import PredictionWriter
-from grok.callbacks.recorder import RunRecorder, lock
+from grok.callbacks.recorder import RunRecorder
 
 __all__ = [
     "AttentionMaps",
@@ -37,6 +38,5 @@ __all__ = [
     "SemanticPatching",
     "load_series",
     "load_weights",
-    "lock",
     "verify_series",
 ]

@@ -1,94 +1,22 @@
-"""`LastCheckpoint`, to go on from; `CheckpointSeries`, light weights to look back at; and checking a series."""
+"""`CheckpointSeries`, light weights to look back at; and checking a series."""
 
 from __future__ import annotations
 
 import json
-import os
-import random
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
-import numpy as np
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from grok.errors import BadInput
+from grok.files import sha256, write_atomically
 from grok.models import StepModel
-from grok.records import sha256, write_atomically
 from grok.schedule import Schedule
 from grok.training import GrokModule
 
-__all__ = ["CheckpointSeries", "LastCheckpoint", "load_series", "load_weights", "verify_series"]
-
-
-class LastCheckpoint(L.Callback):
-    """Keeps `last.ckpt` in the run directory: everything needed to continue, random number generators included.
-
-    Args:
-        every: optimizer steps between two saves; the start and the end are saved as well.
-    """
-
-    def __init__(self, every: int = 1000) -> None:
-        self.schedule = Schedule(every, start=True)
-        self._resumed: int | None = None
-        self._rng: Mapping[str, Any] | None = None
-
-    check = staticmethod(lambda every=1000: Schedule.check(every))
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Note where a resumed run starts: that step is in `last.ckpt` already."""
-        self._resumed = None if self._rng is None else trainer.global_step
-
-    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
-        """Save when due, step 0 included: right before the next block, when this step has been evaluated and recorded.
-
-        After a resume the generators are restored here, and whatever set-up drew from them is undone.
-        """
-        self._restore_rng()
-        if self.schedule.due(trainer.global_step) and trainer.global_step != self._resumed:
-            self._save(trainer)
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save the end."""
-        self._save(trainer)
-
-    def _save(self, trainer: L.Trainer) -> None:
-        path = Path(trainer.default_root_dir) / "last.ckpt"
-        partial = path.with_suffix(".ckpt.partial")
-        trainer.save_checkpoint(partial)  # every rank takes part, rank 0 writes
-        if trainer.is_global_zero:
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-            partial.replace(path)
-
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the state of every random number generator, as plain data."""
-        kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 (the global generator is what is saved)
-        checkpoint["rng"] = {
-            "python": random.getstate(),
-            "numpy": (kind, cast(Any, keys).tolist(), *rest),
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        }
-
-    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Remember the generators' states until training starts."""
-        self._rng = checkpoint.get("rng")
-
-    def _restore_rng(self) -> None:
-        if self._rng is None:
-            return
-        version, internal, gauss = self._rng["python"]
-        random.setstate((version, tuple(internal), gauss))
-        kind, keys, *rest = self._rng["numpy"]
-        np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
-        torch.set_rng_state(self._rng["torch"].cpu())
-        if self._rng["cuda"] and len(self._rng["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all([state.cpu() for state in self._rng["cuda"]])
-        self._rng = None
+__all__ = ["CheckpointSeries", "load_series", "load_weights", "verify_series"]
 
 
 class CheckpointSeries(L.Callback):
@@ -118,10 +46,11 @@ class CheckpointSeries(L.Callback):
         self.enabled = enabled
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save step 0; after a resume forget what lies ahead, it is saved again."""
+        """Save step 0; forget what lies beyond the checkpoint, or was before there was one: it is saved again."""
         directory = _directory(trainer)
         if trainer.is_global_zero and (directory / "manifest.json").exists():
-            kept = [entry for entry in _manifest(directory) if entry["step"] <= trainer.global_step]
+            done = -1 if trainer.ckpt_path is None else trainer.global_step
+            kept = [entry for entry in _manifest(directory) if entry["step"] <= done]
             write_atomically(directory / "manifest.json", json.dumps(kept, indent=1) + "\n")
         if trainer.global_step == 0:
             self._save(trainer, pl_module)
@@ -139,7 +68,6 @@ class CheckpointSeries(L.Callback):
         if not self.enabled or not trainer.is_global_zero:
             return
         directory, step = _directory(trainer), trainer.global_step
-        directory.mkdir(parents=True, exist_ok=True)
         entries = _manifest(directory) if (directory / "manifest.json").exists() else []
         if any(entry["step"] == step for entry in entries):
             return
@@ -148,9 +76,7 @@ class CheckpointSeries(L.Callback):
             for name, tensor in cast(GrokModule, module).evaluated.state_dict().items()
         }
         path = directory / f"step_{step:09d}.safetensors"
-        partial = path.with_suffix(".partial")
-        save_file(weights, partial, metadata={"step": str(step)})
-        partial.replace(path)
+        write_atomically(path, save(weights, metadata={"step": str(step)}))
         entries = sorted([*entries, {"step": step, "file": path.name, "sha256": sha256(path)}], key=lambda e: e["step"])
         write_atomically(directory / "manifest.json", json.dumps(entries, indent=1) + "\n")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -14,10 +13,12 @@ from torch import Tensor
 from grok.analyses import AnalysisRecord
 from grok.data import RegimeDataModule
 from grok.errors import BadInput
+from grok.files import lock
 from grok.records import Row, RunRecord, wilson
+from grok.report.tensorboard import flush_events, truncate_events
 from grok.training import GrokModule, Score
 
-__all__ = ["RunRecorder", "lock"]
+__all__ = ["RunRecorder"]
 
 
 class RunRecorder(L.Callback):
@@ -33,20 +34,36 @@ class RunRecorder(L.Callback):
         self.norms = norms
         self._lock: IO[str] | None = None
         self._previous: dict[str, Tensor] = {}
+        self._evaluated = False
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Keep other processes out before anything is written."""
+        if stage == "fit":
+            self.hold(trainer)
+
+    def hold(self, trainer: L.Trainer) -> None:
+        """Hold the run directory against other processes until `release`.
+
+        Raises:
+            BadInput: if another process holds it.
+        """
+        if trainer.is_global_zero and self._lock is None:
+            self._lock = lock(Path(trainer.default_root_dir))
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse to mix two runs in one directory; by now it is known whether a checkpoint is resumed."""
-        record = RunRecord(trainer.default_root_dir)
-        if trainer.ckpt_path is None and record.metrics_path.exists():
-            raise BadInput(f"{record.directory}: already holds a run; choose another directory, or resume last.ckpt")
-        if trainer.is_global_zero:
-            self._lock = lock(record.directory)
+        if trainer.ckpt_path is None and RunRecord(trainer.default_root_dir).has_begun():
+            where = trainer.default_root_dir
+            raise BadInput(f"{where}: already holds a run; choose another directory, or resume last.ckpt")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """After a resume, forget what was recorded beyond the checkpoint: it happens again."""
+        """Forget what was recorded beyond the checkpoint, or before there was one: it happens again."""
         if trainer.is_global_zero:
-            RunRecord(trainer.default_root_dir).truncate(trainer.global_step)
-            AnalysisRecord(trainer.default_root_dir).truncate(trainer.global_step)
+            done = -1 if trainer.ckpt_path is None else trainer.global_step
+            RunRecord(trainer.default_root_dir).truncate(done)
+            AnalysisRecord(trainer.default_root_dir).truncate(done)
+            flush_events(trainer.loggers)
+            truncate_events(trainer.default_root_dir, done)
         matrices = _matrices(cast(GrokModule, pl_module)) if self.norms else {}
         self._previous = {name: self._previous.get(name, weight).to(weight.device) for name, weight in matrices.items()}
 
@@ -66,20 +83,26 @@ class RunRecorder(L.Callback):
         for logger in trainer.loggers:
             logger.log_metrics(scalars, trainer.global_step)
         rows += [_row(trainer.global_step, None, name, value) for name, value in scalars.items()]
-        RunRecord(trainer.default_root_dir).append(rows)
-        self._write_summary(trainer, module, finished=False)
+        record = RunRecord(trainer.default_root_dir)
+        record.append(rows)
+        record.write_summary(self._summary(trainer, module))
+        self._evaluated = True
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Mark the run finished, last of all; one that ran out of time is not, and the same command continues it."""
         if trainer.is_global_zero and not (trainer.global_step < trainer.max_steps and _out_of_time(trainer)):
-            self._write_summary(trainer, cast(GrokModule, pl_module), finished=True)
-        self._unlock()
+            record = RunRecord(trainer.default_root_dir)
+            # A process stopped between its last checkpoint and here has left a summary that lacks this mark only.
+            summary = self._summary(trainer, cast(GrokModule, pl_module)) if self._evaluated else record.summary()
+            record.write_summary({**(summary or {}), "finished": True})
+        self.release()
 
     def on_exception(self, *_: Any) -> None:
         """Let another process continue."""
-        self._unlock()
+        self.release()
 
-    def _unlock(self) -> None:
+    def release(self) -> None:
+        """Let go of the run directory."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -92,7 +115,7 @@ class RunRecorder(L.Callback):
         """Continue from a checkpoint."""
         self._previous = dict(state_dict["previous"])
 
-    def _write_summary(self, trainer: L.Trainer, module: GrokModule, finished: bool) -> None:
+    def _summary(self, trainer: L.Trainer, module: GrokModule) -> dict[str, Any]:
         summary: dict[str, Any] = {
             "step": trainer.global_step,
             "accuracy": {name: score.accuracy for name, score in module.scores.items()},
@@ -102,7 +125,7 @@ class RunRecorder(L.Callback):
         for callback in cast(Any, trainer).callbacks:
             if hasattr(callback, "summary"):
                 summary |= callback.summary()
-        RunRecord(trainer.default_root_dir).write_summary(summary | {"finished": finished})
+        return summary | {"finished": False}
 
     @staticmethod
     def _score_rows(split: str, score: Score, trainer: L.Trainer) -> list[Row]:
@@ -123,26 +146,6 @@ class RunRecorder(L.Callback):
                 norms[f"update_norm/{name}"] = float((weight - self._previous[name]).norm())
         self._previous = matrices
         return norms
-
-
-def lock(directory: Path) -> IO[str] | None:
-    """Hold a directory against a second process that would write the same record; None without file locks.
-
-    Raises:
-        BadInput: if another process holds it.
-    """
-    if find_spec("fcntl") is None:
-        return None
-    import fcntl
-
-    directory.mkdir(parents=True, exist_ok=True)
-    file = (directory / ".lock").open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise BadInput(f"{directory}: another process is training here; wait for it, or use --fresh") from None
-    return file
 
 
 def _out_of_time(trainer: L.Trainer) -> bool:

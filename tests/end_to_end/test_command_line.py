@@ -261,6 +261,11 @@ def test_a_damaged_checkpoint_and_one_of_another_model_are_named(grok, run):
     assert (status, "of another model" in errors) == (2, True)
     (run / "last.ckpt").write_bytes(b"garbage")
     status, _, errors = grok("test", run)
+    assert (status, f"{run / 'last.ckpt'}: damaged or replaced" in errors) == (2, True)
+    assert f"--ckpt_path {run / 'previous.ckpt'} is the last good one" in errors
+    assert grok("test", run, "--ckpt_path", run / "previous.ckpt")[0] == 0
+    (run / "saved.json").unlink()  # then the file speaks for itself
+    status, _, errors = grok("test", run)
     assert (status, f"{run / 'last.ckpt'}: not a checkpoint" in errors) == (2, True)
 
 

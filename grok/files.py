@@ -1,0 +1,105 @@
+"""Files that survive a crash: durable replacement in one step, checksums, and one process per directory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO
+
+from grok.errors import BadInput
+
+__all__ = ["is_locked", "lock", "replace", "sha256", "write_atomically"]
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace `path` by `content` in one step: a reader, or a crash, sees the old file or the new one.
+
+    Raises:
+        OSError: if the disk is full or cannot be written to; the old file is then as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # One writer per directory (`lock`), so that a fixed name is safe: what a crash has left is written over.
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def replace(partial: Path, path: Path) -> None:
+    """Rename a finished file to `path`; its content and its name outlive a power failure."""
+    _sync(partial)
+    partial.replace(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":  # Windows opens no directory
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def lock(directory: Path, patience: float = 1.0) -> IO[str] | None:
+    """Hold a directory against a second process that would write the same record; None without file locks.
+
+    The system lets go when the returned file is closed, or when the process ends in whatever way.
+
+    Args:
+        directory: made if it is not there.
+        patience: seconds to wait for another process that is about to end, or only looks (`is_locked`).
+
+    Raises:
+        BadInput: if another process holds it.
+    """
+    if find_spec("fcntl") is None:
+        return None
+    import fcntl
+
+    directory.mkdir(parents=True, exist_ok=True)
+    file = (directory / ".lock").open("w")
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() < deadline:
+                time.sleep(0.05)
+                continue
+            file.close()
+            raise BadInput(f"{directory}: another process is training here; wait for it, or use --fresh") from None
+        except OSError as error:  # some network file systems have no locks
+            warnings.warn(f"{directory} cannot be locked ({error.strerror}): start nothing else there", stacklevel=2)
+        return file
+
+
+def is_locked(directory: Path) -> bool:
+    """Whether a process is training in a run directory."""
+    path = directory / ".lock"
+    if find_spec("fcntl") is None or not path.exists():
+        return False
+    import fcntl
+
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+    return False
