@@ -300,7 +300,7 @@ def _reading(checkpoint: str | Path | None) -> Iterator[None]:
     try:
         yield
     except (pickle.UnpicklingError, EOFError) as error:
-        if code := re.search(r"GLOBAL ([\w.]+) was not an allowed", str(error)):
+        if code := re.search(r"GLOBAL ([\w.]+) (?:was not an allowed|whose module)", str(error)):
             told = f"would run {code[1]} when it is loaded, and is not; `torch.save` only tensors and plain data"
             raise BadInput(f"{checkpoint}: {told}") from error
         raise BadInput(f"{checkpoint}: not a checkpoint of plain data, or damaged; use another one") from error

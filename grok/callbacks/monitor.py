@@ -51,6 +51,10 @@ class GrokkingMonitor(L.Callback):
         self.milestones.memorised_split = data.memorised_split
         self.milestones.held_out_splits = data.held_out_splits
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A run that was cut short after it had decided to stop has stopped."""
+        self._stop_if_done(trainer)
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note the accuracies of this evaluation."""
         scores = cast(GrokModule, pl_module).scores

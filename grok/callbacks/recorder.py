@@ -52,20 +52,27 @@ class RunRecorder(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse to mix two runs in one directory; by now it is known whether a checkpoint is resumed."""
-        if trainer.ckpt_path is None and RunRecord(trainer.default_root_dir).has_begun():
+        if trainer.ckpt_path is not None:
+            return
+        if RunRecord(trainer.default_root_dir).has_begun():
             where = trainer.default_root_dir
             raise BadInput(f"{where}: already holds a run; choose another directory, or resume last.ckpt")
+        self._forget(trainer, -1)  # of a start that was cut short
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forget what was recorded beyond the checkpoint, or before there was one: it happens again."""
+        """Forget what was recorded beyond the checkpoint: it happens again."""
+        if trainer.ckpt_path is not None:
+            self._forget(trainer, trainer.global_step)
+        matrices = _matrices(cast(GrokModule, pl_module)) if self.norms else {}
+        self._previous = {name: self._previous.get(name, weight).to(weight.device) for name, weight in matrices.items()}
+
+    @staticmethod
+    def _forget(trainer: L.Trainer, done: int) -> None:
         if trainer.is_global_zero:
-            done = -1 if trainer.ckpt_path is None else trainer.global_step
             RunRecord(trainer.default_root_dir).truncate(done)
             AnalysisRecord(trainer.default_root_dir).truncate(done)
             flush_events(trainer.loggers)
             truncate_events(trainer.default_root_dir, done)
-        matrices = _matrices(cast(GrokModule, pl_module)) if self.norms else {}
-        self._previous = {name: self._previous.get(name, weight).to(weight.device) for name, weight in matrices.items()}
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Record this evaluation."""

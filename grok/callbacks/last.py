@@ -1,0 +1,155 @@
+"""`LastCheckpoint`: everything needed to go on after a stop of any kind, to the same bits."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import numpy as np
+import torch
+import torch.distributed
+
+from grok import stopping
+from grok.errors import BadInput
+from grok.files import replace, sha256, write_atomically
+from grok.report.tensorboard import flush_events
+from grok.schedule import Schedule
+
+__all__ = ["LastCheckpoint", "good_checkpoint"]
+
+NAMES = ("last.ckpt", "previous.ckpt")
+
+
+class LastCheckpoint(L.Callback):
+    """Keeps `last.ckpt` in the run directory, the one before it as `previous.ckpt`, and their SHA-256 in `saved.json`.
+
+    A checkpoint holds what Lightning saves (weights, optimizer, schedule, moving average, precision scaler, callbacks,
+    step) and the random number generators of every process. When a signal has asked the process to stop
+    (`grok.stopping`), the next block is not begun: the checkpoint is saved and `Stopped` raised.
+
+    Args:
+        every: optimizer steps between two saves; the start and the end are saved as well.
+    """
+
+    def __init__(self, every: int = 1000) -> None:
+        self.schedule = Schedule(every, start=True)
+        self._saved: int | None = None
+        self._rng: Sequence[Mapping[str, Any]] | None = None
+
+    check = staticmethod(lambda every=1000: Schedule.check(every))
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note where a resumed run starts: that step is in `last.ckpt` already."""
+        self._saved = None if self._rng is None else trainer.global_step
+        last, previous = (Path(trainer.default_root_dir) / name for name in NAMES)
+        if trainer.is_global_zero and last.exists() and Path(trainer.ckpt_path or "") == previous:
+            replace(last, last.with_name("damaged.ckpt"))  # or the next save would put it in the place of the good one
+        stopping.hold()
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        """Save when due, step 0 included: right before the next block, when this step has been evaluated and recorded.
+
+        After a resume the generators are restored here, and whatever set-up drew from them is undone.
+
+        Raises:
+            Stopped: if a signal has asked this process, or any of its fellows, to stop.
+        """
+        self._restore_rng(trainer)
+        signal = stopping.requested()
+        stop = signal is not None
+        if trainer.world_size > 1:
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        if (stop or self.schedule.due(trainer.global_step)) and trainer.global_step != self._saved:
+            self._save(trainer)
+        if stop:
+            raise stopping.Stopped(signal or stopping.SIGNALS[0], trainer.global_step)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save the end."""
+        if trainer.global_step != self._saved:
+            self._save(trainer)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        flush_events(trainer.loggers)  # what the checkpoint counts as logged must not be lost with this process
+        directory = Path(trainer.default_root_dir)
+        partial = directory / ".last.ckpt.partial"
+        trainer.save_checkpoint(partial)  # every rank takes part, rank 0 writes
+        if trainer.is_global_zero:
+            # The new checksum goes first: between any two of these lines, each file is good and known.
+            known = [{"step": trainer.global_step, "sha256": sha256(partial)}, *_saved(directory)]
+            write_atomically(directory / "saved.json", json.dumps(known[:3], indent=1) + "\n")
+            last, previous = (directory / name for name in NAMES)
+            if last.exists():
+                replace(last, previous)
+            replace(partial, last)
+        trainer.strategy.barrier()  # no rank may leave, and have the others killed, before the file is in its place
+        self._saved = trainer.global_step
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the state of every random number generator of every process, as plain data."""
+        mine = _rng_state(trainer.strategy.root_device)
+        states: list[Any] = [mine] * trainer.world_size
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(states, mine)
+        checkpoint["rng"] = states
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Remember the generators' states until training starts."""
+        self._rng = checkpoint.get("rng")
+
+    def _restore_rng(self, trainer: L.Trainer) -> None:
+        # With another number of processes, which a checkpoint given by hand may come from, each keeps its own state.
+        if self._rng is not None and len(self._rng) == trainer.world_size:
+            _set_rng_state(self._rng[trainer.global_rank], trainer.strategy.root_device)
+        self._rng = None
+
+
+def _rng_state(device: torch.device) -> dict[str, Any]:
+    kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 (the global generator is what is saved)
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, cast(Any, keys).tolist(), *rest),
+        "torch": torch.get_rng_state(),
+        "device": None if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device),
+    }
+
+
+def _set_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(state["torch"].cpu())
+    if state["device"] is not None and device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(state["device"].cpu(), device)
+
+
+def _saved(directory: Path) -> list[dict[str, Any]]:
+    try:
+        entries = json.loads((directory / "saved.json").read_text())
+        return [{"step": entry["step"], "sha256": entry["sha256"]} for entry in entries]
+    except (FileNotFoundError, json.JSONDecodeError, TypeError, KeyError):
+        return []
+
+
+def good_checkpoint(run: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint of a run whose content is what was saved, and a line about each newer one that is damaged.
+
+    Raises:
+        BadInput: if there are checkpoints and all are damaged.
+    """
+    known = {entry["sha256"] for entry in _saved(run)}
+    damaged: list[str] = []
+    for path in (run / name for name in NAMES):
+        if not path.exists():
+            continue
+        if not known or sha256(path) in known:  # without `saved.json` the file must speak for itself
+            return path, damaged
+        damaged.append(f"{path}: damaged or replaced, its content is not what was saved")
+    if damaged:
+        raise BadInput(*damaged, "no good checkpoint is left: put one back, or start beside it with --fresh")
+    return None, []
