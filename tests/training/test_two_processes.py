@@ -20,20 +20,32 @@ def alone(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory):
+def done(tmp_path_factory):
     directory = tmp_path_factory.mktemp("together")
     script = Path(__file__).with_name("two_processes.py")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     root = str(Path(__file__).parents[2])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
-    done = subprocess.run(
+    ended = subprocess.run(
         [*launcher, str(script), str(directory)], env=environment, capture_output=True, text=True, timeout=300
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return {
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    stopped = [torch.load(directory / f"stopped_{rank}.pt") for rank in (0, 1)]
+    return stopped, {
         block: (directory / f"block_{block}", [torch.load(directory / f"block_{block}/rank_{r}.pt") for r in (0, 1)])
         for block in (1, 10)
     }
+
+
+@pytest.fixture(scope="module")
+def together(done):
+    return done[1]
+
+
+def test_a_signal_to_one_process_stops_both_and_the_resumed_run_is_the_same(done):
+    for result in done[0]:
+        assert "stopped by SIGTERM at step 12" in result["stopped"]
+        assert_same(result["resumed"], result["whole"])
 
 
 def test_processes_hold_the_same_bits_whatever_the_block(together):
