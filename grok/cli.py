@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, cast
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -20,6 +21,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from grok.callbacks import verify_series
 from grok.callbacks.console import say
+from grok.callbacks.last import verify_checkpoints
 from grok.errors import BadInput
 from grok.lightning_cli import run_lightning
 from grok.stopping import DISK, Stopped, listening
@@ -30,8 +32,9 @@ __all__ = ["main"]
 
 def _verify(argv: Sequence[str]) -> None:
     if len(argv) != 1 or argv[0].startswith("-"):
-        raise BadInput("usage: grok verify RUN; checks every file of the run's checkpoint series against its manifest")
-    say(f"{argv[0]}: all {verify_series(argv[0])} files of the series are as they were saved")
+        raise BadInput("usage: grok verify RUN; checks the run's checkpoints and their series against their SHA-256")
+    series, checkpoints = verify_series(argv[0]), verify_checkpoints(Path(argv[0]))
+    say(f"{argv[0]}: all {series} files of the series and {checkpoints} checkpoints are as they were saved")
 
 
 MOST_LINES = 10

@@ -19,7 +19,7 @@ from grok.files import replace, sha256, write_atomically
 from grok.report.tensorboard import flush_events
 from grok.schedule import Schedule
 
-__all__ = ["LastCheckpoint", "good_checkpoint"]
+__all__ = ["LastCheckpoint", "good_checkpoint", "verify_checkpoints"]
 
 NAMES = ("last.ckpt", "previous.ckpt")
 
@@ -142,14 +142,31 @@ def good_checkpoint(run: Path) -> tuple[Path | None, list[str]]:
     Raises:
         BadInput: if there are checkpoints and all are damaged.
     """
-    known = {entry["sha256"] for entry in _saved(run)}
     damaged: list[str] = []
-    for path in (run / name for name in NAMES):
-        if not path.exists():
-            continue
-        if not known or sha256(path) in known:  # without `saved.json` the file must speak for itself
+    for path in (run / name for name in NAMES if (run / name).exists()):
+        if problem := _damage(path):
+            damaged.append(problem)
+        else:
             return path, damaged
-        damaged.append(f"{path}: damaged or replaced, its content is not what was saved")
     if damaged:
         raise BadInput(*damaged, "no good checkpoint is left: put one back, or start beside it with --fresh")
     return None, []
+
+
+def verify_checkpoints(run: Path) -> int:
+    """Check `last.ckpt` and `previous.ckpt` against their SHA-256; returns their number.
+
+    Raises:
+        BadInput: naming each that has another content than when it was saved.
+    """
+    paths = [run / name for name in NAMES if (run / name).exists()]
+    if problems := [problem for path in paths if (problem := _damage(path))]:
+        raise BadInput(*problems)
+    return len(paths)
+
+
+def _damage(path: Path) -> str | None:
+    known = {entry["sha256"] for entry in _saved(path.parent)}
+    if not known or sha256(path) in known:  # without `saved.json` the file must speak for itself
+        return None
+    return f"{path}: damaged or replaced, its content is not what was saved"

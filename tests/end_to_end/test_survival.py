@@ -113,6 +113,15 @@ def test_the_good_checkpoint_is_not_overwritten_by_the_damaged_one_at_the_next_s
     assert result(run, hashes) == twin
 
 
+def test_verify_names_a_damaged_checkpoint(cut, grok):
+    run = cut()
+    status, output, _ = grok("verify", run)
+    assert (status, "and 2 checkpoints are as they were saved" in output) == (0, True)
+    flip_a_bit(run / "previous.ckpt")
+    status, _, errors = grok("verify", run)
+    assert (status, f"{run / 'previous.ckpt'}: damaged" in errors, "last.ckpt" in errors) == (2, True, False)
+
+
 def test_without_any_good_checkpoint_nothing_is_touched(cut, fit):
     run = cut()
     truncate(run / "last.ckpt")
