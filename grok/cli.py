@@ -1,6 +1,6 @@
 """The command line: one `main(argv) -> status`.
 
-`fit`, `validate`, `test` and `predict` are LightningCLI's (`grok.lightning_cli`); `trace` and `verify` stand beside.
+`fit`, `validate`, `test` and `predict` are LightningCLI's (`grok.lightning_cli`); `trace`, `verify` and `sweep` stand beside.
 """
 
 from __future__ import annotations
@@ -81,7 +81,13 @@ def _user_error(error: BaseException | None) -> BaseException | None:
     return error
 
 
-_COMMANDS: Mapping[str, Callable[[Sequence[str]], None]] = {"trace": trace, "verify": _verify}
+def _sweep(argv: Sequence[str]) -> int | None:
+    from grok.sweep.command import sweep  # which runs `main`
+
+    return sweep(argv)
+
+
+_COMMANDS: Mapping[str, Callable[[Sequence[str]], int | None]] = {"trace": trace, "verify": _verify, "sweep": _sweep}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -97,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command = _COMMANDS.get(arguments[0]) if arguments else None
         if command is not None:
-            command(arguments[1:])
+            return command(arguments[1:]) or 0
         else:
             with listening() if arguments[:1] == ["fit"] else nullcontext():
                 run_lightning(arguments or ["--help"])

@@ -352,7 +352,8 @@ DESCRIPTION = """Train small transformers until they grok, and see which circuit
   grok test RUN                                evaluate a finished run on every split
   grok predict RUN                             write what it answers, query by query
   grok trace RUN                               run the circuit analyses over its checkpoint series
-  grok verify RUN                              check the files of its checkpoint series
+  grok verify RUN                              check its checkpoints against their SHA-256
+  grok sweep plan SWEEP.yaml                   plan many runs; `grok sweep` works them off and collects them
 """
 
 HELP = {"description": DESCRIPTION, "formatter_class": HelpFormatter}
