@@ -1,6 +1,7 @@
 """The command line: one `main(argv) -> status`.
 
-`fit`, `validate`, `test` and `predict` are LightningCLI's (`grok.lightning_cli`); `trace`, `verify` and `sweep` stand beside.
+`fit`, `validate`, `test` and `predict` are LightningCLI's (`grok.lightning_cli`); `trace`, `verify` and `sweep` stand
+beside.
 """
 
 from __future__ import annotations
@@ -104,9 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = _COMMANDS.get(arguments[0]) if arguments else None
         if command is not None:
             return command(arguments[1:]) or 0
-        else:
-            with listening() if arguments[:1] == ["fit"] else nullcontext():
-                run_lightning(arguments or ["--help"])
+        with listening() if arguments[:1] == ["fit"] else nullcontext():
+            run_lightning(arguments or ["--help"])
     except Stopped as stopped:
         if cast(Any, rank_zero_only).rank == 0:
             print(f"{stopped}, everything is saved; the same command continues", file=sys.stderr)

@@ -1,16 +1,21 @@
 """Every shipped configuration parses, is instantiated and trains a step, and says what it is."""
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+FILES = sorted((ROOT / "configs").rglob("*.yaml"))
+SWEEPS = [path for path in FILES if "base" in yaml.safe_load(path.read_text())]
+CONFIGS = [path for path in FILES if path not in SWEEPS]
 SMALLER = {"wang2024_composition": ["--model.net.width", 24, "--data.test_size", 8, "--data.batch", 8]}
 
 
 def test_there_are_configurations():
     assert {"quickstart", "delayed_grokking"} <= {path.stem for path in CONFIGS}
+    assert "phase_diagram" in {path.stem for path in SWEEPS}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -23,9 +28,17 @@ def test_a_configuration_trains_a_step(grok, tmp_path, path):
     assert "After 1 steps" in output
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_a_sweep_is_planned_and_every_run_of_it_checked(grok, tmp_path, path):
+    status, output, errors = grok("sweep", "plan", path, "--dry-run")
+    assert (status, errors) == (0, "")
+    assert f"in runs/{path.stem} (nothing written)" in output
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_its_header_says_what_it_shows_from_which_paper_and_how_long_it_takes(path):
-    header = path.read_text().partition("\nseed_everything")[0]
+    header = re.split(r"\n(?=seed_everything|base:)", path.read_text())[0]
     assert all(line.startswith("#") for line in header.splitlines())
     assert "arXiv" in header
     assert "minute" in header or "Time:" in header

@@ -19,7 +19,7 @@ from grok.files import replace, sha256, write_atomically
 from grok.report.tensorboard import flush_events
 from grok.schedule import Schedule
 
-__all__ = ["LastCheckpoint", "good_checkpoint", "verify_checkpoints"]
+__all__ = ["LastCheckpoint", "good_checkpoint", "rng_state", "set_rng_state", "verify_checkpoints"]
 
 NAMES = ("last.ckpt", "previous.ckpt")
 
@@ -91,7 +91,7 @@ class LastCheckpoint(L.Callback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the state of every random number generator of every process, as plain data."""
-        mine = _rng_state(trainer.strategy.root_device)
+        mine = rng_state(trainer.strategy.root_device)
         states: list[Any] = [mine] * trainer.world_size
         if trainer.world_size > 1:
             torch.distributed.all_gather_object(states, mine)
@@ -104,11 +104,12 @@ class LastCheckpoint(L.Callback):
     def _restore_rng(self, trainer: L.Trainer) -> None:
         # With another number of processes, which a checkpoint given by hand may come from, each keeps its own state.
         if self._rng is not None and len(self._rng) == trainer.world_size:
-            _set_rng_state(self._rng[trainer.global_rank], trainer.strategy.root_device)
+            set_rng_state(self._rng[trainer.global_rank], trainer.strategy.root_device)
         self._rng = None
 
 
-def _rng_state(device: torch.device) -> dict[str, Any]:
+def rng_state(device: torch.device) -> dict[str, Any]:
+    """States of the generators of Python, numpy, torch and a device, as plain data."""
     kind, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 (the global generator is what is saved)
     return {
         "python": random.getstate(),
@@ -118,7 +119,8 @@ def _rng_state(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _set_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
+def set_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """Put generators into a state that `rng_state` gave."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     kind, keys, *rest = state["numpy"]

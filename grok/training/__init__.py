@@ -1,5 +1,6 @@
 """Training: how a model learns."""
 
+from grok.training.ensemble import SeedEnsemble
 from grok.training.module import GrokModule, Score
 from grok.training.objectives import CrossEntropy, Objective, SquaredError, Stablemax
 from grok.training.optimizers import Warmup, parameter_groups
@@ -9,6 +10,7 @@ __all__ = [
     "GrokModule",
     "Objective",
     "Score",
+    "SeedEnsemble",
     "SquaredError",
     "Stablemax",
     "Warmup",

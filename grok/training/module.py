@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -15,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torchmetrics import MeanMetric
 
-from grok.data import Batch, Block, RegimeDataModule, Split
+from grok.data import Batch, Block, RegimeDataModule
 from grok.data.blocks import Piece
 from grok.errors import Problem, insist
 from grok.models import LoopedTransformer, StepModel
@@ -24,7 +25,10 @@ from grok.task import Task
 from grok.training.objectives import CrossEntropy, Objective
 from grok.training.optimizers import Warmup, parameter_groups
 
-__all__ = ["GrokModule", "Score"]
+__all__ = ["TOGETHER", "GrokModule", "Score"]
+
+TOGETHER: ContextVar[Callable[[GrokModule, Block], None] | None] = ContextVar("TOGETHER", default=None)
+"""Who does the optimizer steps of a block where modules are trained together (`grok.sweep.ensemble`), if anyone."""
 
 
 @dataclass(frozen=True)
@@ -125,34 +129,48 @@ class GrokModule(L.LightningModule):
     def loss(self, batch: Batch, world: int = 1) -> Tensor:
         """Loss of this rank's share, scaled so that the mean over `world` ranks is the mean over the global batch."""
         queries = batch.queries
-        outputs = self._outputs(self.net, queries)
+        outputs = self.outputs(self.net, queries.inputs, queries.at, queries.position_ids)
         losses = self.objective(outputs, queries.targets) * queries.mask
         return cast(Tensor, losses.sum() * (world / batch.supervised))
 
-    def _outputs(self, net: StepModel, queries: Split) -> Tensor:
-        inputs = queries.inputs
+    def outputs(
+        self, net: Callable[..., Tensor], inputs: Tensor, at: Tensor, position_ids: Tensor | None = None
+    ) -> Tensor:
+        """What `net`, which has the architecture of `self.net`, answers at positions `at` `[B, A]`: `[B, A, V]`."""
         if inputs.is_floating_point():
-            inputs = inputs.to(next(net.parameters()).dtype)
+            inputs = inputs.to(next(self.net.parameters()).dtype)
         if self.read_out == "everywhere":
-            return pick(net(inputs, position_ids=queries.position_ids), queries.at)
-        return cast(Tensor, net(inputs, at=queries.at, position_ids=queries.position_ids))
+            return pick(net(inputs, position_ids=position_ids), at)
+        return net(inputs, at=at, position_ids=position_ids)
 
     def training_step(self, block: Block, _: int) -> None:
         """K optimizer steps. Nothing here waits for the device or logs."""
-        optimizer = cast(Any, self.optimizers())
-        schedule = cast(LRScheduler | None, self.lr_schedulers())
+        if (together := TOGETHER.get()) is not None:
+            together(self, block)
+            return
         world = self.trainer.world_size
         for batch in block:
             loss = self.loss(batch, world)
             self.manual_backward(loss)
-            optimizer.step()
-            optimizer.zero_grad()
-            if schedule is not None:
-                schedule.step()
-            if self.ema is not None and self._average is not None:
-                self._average(list(self.ema.parameters()), list(self.net.parameters()), 0)
-            self._loss_sum = loss.detach() if self._loss_sum is None else self._loss_sum + loss.detach()
-            self._loss_steps += 1
+            self.update(loss.detach())
+
+    def update(self, loss: Tensor, keep_memory: bool = False) -> None:
+        """What follows a backward pass, whose loss is noted: optimizer, schedule and moving average.
+
+        Args:
+            loss: of this optimizer step.
+            keep_memory: zero the gradients in place; they are slices of those of an ensemble.
+        """
+        optimizer = cast(Any, self.optimizers())
+        schedule = cast(LRScheduler | None, self.lr_schedulers())
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=not keep_memory)
+        if schedule is not None:
+            schedule.step()
+        if self.ema is not None and self._average is not None:
+            self._average(list(self.ema.parameters()), list(self.net.parameters()), 0)
+        self._loss_sum = loss if self._loss_sum is None else self._loss_sum + loss
+        self._loss_steps += 1
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip here: under fp16 the gradients have just been unscaled."""
@@ -178,7 +196,14 @@ class GrokModule(L.LightningModule):
         checkpoint["training_loss"] = {"sum": self._global_loss_sum(), "steps": self._loss_steps}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """See `on_save_checkpoint`."""
+        """See `on_save_checkpoint`.
+
+        Lightning loads weights before it converts the module to `--trainer.precision`: float64 would be cut to float32.
+        """
+        kinds = {weight.dtype for weight in checkpoint["state_dict"].values() if weight.is_floating_point()}
+        for net in (self.net, self.ema) if len(kinds) == 1 else ():
+            if net is not None:  # not the metrics: they count as they do in a run that was not resumed
+                net.to(next(iter(kinds)))
         kept = checkpoint.get("training_loss", {"sum": None, "steps": 0})
         self._loss_sum, self._loss_steps = kept["sum"], kept["steps"]
 
@@ -213,7 +238,7 @@ class GrokModule(L.LightningModule):
         if not len(queries):  # a process beyond the end of a small split
             return
         metrics = cast(Mapping[str, MeanMetric], self.metrics[dataloader_idx])
-        outputs = self._outputs(self.evaluated, queries)
+        outputs = self.outputs(self.evaluated, queries.inputs, queries.at, queries.position_ids)
         metrics["loss"].update(self.objective(outputs, queries.targets)[queries.mask])
         if self.objective.exact:
             right = self.objective.correct(outputs, queries.targets) | ~queries.mask
@@ -244,6 +269,6 @@ class GrokModule(L.LightningModule):
     def predict_step(self, piece: Piece, _: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Answers `[B, A]` (tokens, or values), beside inputs, targets and mask."""
         queries = piece.queries
-        outputs = self._outputs(self.evaluated, queries)
+        outputs = self.outputs(self.evaluated, queries.inputs, queries.at, queries.position_ids)
         answer = outputs.argmax(-1) if not queries.targets.is_floating_point() else outputs.squeeze(-1)
         return {"inputs": queries.inputs, "answer": answer, "targets": queries.targets, "mask": queries.mask}

@@ -5,33 +5,15 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import yaml
+from quick_run import CONFIG
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts/slurm"
-
-CONFIG = {
-    "trainer": {"accelerator": "cpu", "max_steps": 1600},
-    "data": {
-        "class_path": "grok.data.TwoHopComposition",
-        "init_args": {"entities": 30, "relations": 6, "out_degree": 6, "phi": 3, "ood": 0.1, "iid": 0.1, "batch": 64},
-    },
-    "model": {
-        "net": {
-            "class_path": "grok.models.LoopedTransformer",
-            "init_args": {"width": 32, "heads": 2, "layers": 1, "loops": 2, "dropout": 0.1},
-        },
-        "block": 10,
-    },
-    "evaluation": {"every": 200},
-    "series": {"every": 800},
-    "last": {"every": 400},
-    "figures": {"enabled": False},
-}
-"""About ten seconds of training: long enough for a signal to arrive, and with dropout, whose state must be restored."""
 
 
 def pytest_collection_modifyitems(items):
@@ -49,6 +31,8 @@ def _in_sbin(name):
 class Cluster:
     """What a person does at a shell of the login node."""
 
+    scripts = SCRIPTS
+
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.program = directory / "grok"
@@ -64,6 +48,11 @@ class Cluster:
         done = subprocess.run(words, env=self.environment, cwd=self.directory, capture_output=True, text=True)
         assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
         return done.stdout
+
+    def signal(self, *options) -> None:
+        """Signal a job. scancel takes some answers for a failure and tries again for half a minute: once is enough."""
+        with suppress(subprocess.TimeoutExpired):
+            subprocess.run(["scancel", "--signal=TERM", *options], env=self.environment, timeout=1)
 
     def submit(self, sweep: Path, *options) -> str:
         """Submit what is missing of a sweep; returns the job's number, or nothing if nothing is missing."""

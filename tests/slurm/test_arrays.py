@@ -5,6 +5,7 @@ import subprocess
 from collections import Counter
 
 import pytest
+from quick_run import CONFIG
 
 from grok.records import RunRecord
 
@@ -69,21 +70,22 @@ def test_an_array_of_eight_over_two_cores_with_the_node_drained_and_returned(clu
 
 @pytest.fixture(scope="module")
 def disturbed(cluster, plan):
-    """Four runs, each disturbed in another way when it is in the middle."""
+    """Four runs, each disturbed in another way as soon as it is in the middle."""
     sweep = plan("disturbed", "0..3")
     job = cluster.submit(sweep)
+    disturbances = {
+        0: lambda: cluster.do("scontrol", "requeue", f"{job}_0"),
+        1: lambda: cluster.signal("--batch", f"{job}_1"),
+        2: lambda: subprocess.run(["pkill", "-KILL", "-f", f"sweep task {sweep} 2"], check=True),
+        3: lambda: cluster.do("scancel", f"{job}_3"),
+    }
 
-    def middle(seed):
-        return 0 < step(sweep, seed) < 1600
+    def disturb():
+        for seed in [seed for seed in disturbances if 0 < step(sweep, seed) < CONFIG["trainer"]["max_steps"]]:
+            disturbances.pop(seed)()
+        return not disturbances
 
-    cluster.wait(lambda: middle(0))
-    cluster.do("scontrol", "requeue", f"{job}_0")
-    cluster.wait(lambda: middle(1))
-    cluster.do("scancel", "--signal=TERM", "--batch", f"{job}_1")
-    cluster.wait(lambda: middle(2))
-    subprocess.run(["pkill", "-KILL", "-f", f"sweep task {sweep} 2"], check=True)
-    cluster.wait(lambda: middle(3))
-    cluster.do("scancel", f"{job}_3")
+    cluster.wait(disturb)
     cluster.wait_for_end()
     return sweep
 

@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from conftest import CONFIG, SCRIPTS
+from quick_run import CONFIG
 
 from grok.records import RunRecord
 
@@ -17,7 +17,13 @@ def test_two_jobs_of_two_processes_at_once_one_of_them_stopped(cluster, tmp_path
 
     def submit(name):
         output = tmp_path / f"slurm_{name}.txt"
-        command = ("sbatch", "--ntasks-per-node=2", "--overcommit", f"--output={output}", SCRIPTS / "multi_node.sh")
+        command = (
+            "sbatch",
+            "--partition=shared",
+            "--ntasks-per-node=2",
+            f"--output={output}",
+            cluster.scripts / "multi_node.sh",
+        )
         told = cluster.do(*command, "--config", config, "--run_dir", tmp_path / name, *parallel, *frequent)
         return told.split()[-1]
 
@@ -25,7 +31,7 @@ def test_two_jobs_of_two_processes_at_once_one_of_them_stopped(cluster, tmp_path
     stopped = submit("stopped")
     record = RunRecord(tmp_path / "stopped")
     cluster.wait(lambda: record.metrics_path.exists() and record.rows())
-    cluster.do("scancel", "--signal=TERM", f"{stopped}")
+    cluster.signal(stopped)
     cluster.wait_for_end()
     told = (tmp_path / "slurm_stopped.txt").read_text()
     assert "stopped by SIGTERM" in told

@@ -51,6 +51,19 @@ def whole(tmp_path_factory):
     return directory, state(trainer, module)
 
 
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
+def test_a_resumed_run_is_exact_in_every_precision(tmp_path, precision):
+    options = {"net": {"dropout": 0.1}, **DEMANDING}
+    whole, cut, resumed = (make_module(**options) for _ in range(3))
+    common = {"precision": precision, "steps": STEPS}
+    train(tmp_path / "whole", whole, Evaluation(10), LastCheckpoint(100), **common)
+    train(tmp_path / "cut", cut, Evaluation(10), KeepCheckpoints(13), **common)
+    middle = tmp_path / "cut/at_13.ckpt"
+    train(tmp_path / "resumed", resumed, Evaluation(10), LastCheckpoint(100), resume=middle, **common)
+    assert_same(weights(resumed), weights(whole))
+    assert resumed.scores == whole.scores
+
+
 @pytest.mark.parametrize(("start", "block"), [(0, 50), (13, 1), (13, 50), (20, 7), (26, 50), (30, 50)])
 def test_a_resumed_run_ends_with_the_same_bits_and_the_same_record(tmp_path, whole, start, block):
     directory, expected = whole

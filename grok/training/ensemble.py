@@ -1,0 +1,153 @@
+"""`SeedEnsemble`: members that differ in seeds, data or optimizer settings, trained as one batched computation.
+
+Shape legend: E member, B query, T position, A slot, V output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from grok.data import Batch
+from grok.errors import BadInput, Problem, insist
+from grok.training.module import GrokModule
+
+__all__ = ["SeedEnsemble"]
+
+
+class SeedEnsemble:
+    """Trains modules of one architecture together: one forward and backward pass, batched over members.
+
+    Every member stays an ordinary `GrokModule` with an optimizer, a schedule and a moving average of its own. Only the
+    memory of its weights moves: they become slices of tensors `[E, …]`, so that evaluating, saving and loading a member
+    works as if it were alone, and a batched pass needs no copy. The gradients are slices, too. A member therefore
+    learns what it would learn alone, up to the order in which products are summed.
+
+    Args:
+        members: modules with the same architecture, objective and read-out, on one device.
+
+    Raises:
+        BadInput: naming what differs, or what draws random numbers, which members would draw in another order.
+    """
+
+    def __init__(self, members: Sequence[GrokModule]) -> None:
+        insist(_problems(members))
+        self.members = list(members)
+        self._weights: dict[str, Tensor] = {}
+
+    def step(self, batches: Sequence[Batch]) -> Tensor:
+        """One optimizer step of every member on its own batch; members are being trained by a Trainer each.
+
+        Returns:
+            The losses `[E]`.
+
+        Raises:
+            BadInput: if the batches have different shapes.
+        """
+        losses = self.backward(batches)
+        for member, loss in zip(self.members, losses, strict=True):
+            member.update(loss, keep_memory=True)
+        return losses
+
+    def backward(self, batches: Sequence[Batch]) -> Tensor:
+        """Add to the gradients of every member those of its loss on its batch; returns the losses `[E]`.
+
+        Whoever steps optimizers without a Trainer must zero the gradients in place: `zero_grad(set_to_none=False)`.
+        """
+        if not self._are_views():
+            self._stack()
+        losses = self.losses(batches)
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        return losses.detach()
+
+    def losses(self, batches: Sequence[Batch]) -> Tensor:
+        """Loss of every member on its batch, `[E]`."""
+        first, queries = self.members[0], [batch.queries for batch in batches]
+        inputs = _stacked("inputs", [one.inputs for one in queries])
+        at = _stacked("positions of answers", [one.at for one in queries])
+        ids = [one.position_ids for one in queries]
+        places = None if ids[0] is None else _stacked("position ids", cast(list[Tensor], ids))
+
+        def outputs(weights: dict[str, Tensor], inputs: Tensor, at: Tensor, places: Tensor | None) -> Tensor:
+            return first.outputs(_with(first.net, weights), inputs, at, places)
+
+        batched: Callable[..., Tensor] = torch.vmap(outputs, (0, 0, 0, None if places is None else 0))
+        answers = batched(self._weights, inputs, at, places)  # [E, B, A, V]
+        targets = torch.stack([one.targets for one in queries])
+        mask = torch.stack([one.mask for one in queries])
+        losses = first.objective(answers.flatten(0, 1), targets.flatten(0, 1)).view_as(mask) * mask
+        supervised = torch.as_tensor([float(batch.supervised) for batch in batches], dtype=losses.dtype)
+        return cast(Tensor, losses.sum((1, 2)) / supervised.to(losses.device))
+
+    def _stack(self) -> None:
+        """Move weights and gradients of all members into common tensors."""
+        names = [name for name, _ in self.members[0].net.named_parameters()]
+        self._weights = {}
+        for name, *parameters in zip(names, *(member.net.parameters() for member in self.members), strict=True):
+            stacked = torch.stack([parameter.detach() for parameter in parameters]).requires_grad_()
+            stacked.grad = torch.zeros_like(stacked)
+            for parameter, weight, gradient in zip(parameters, stacked.detach(), stacked.grad, strict=True):
+                parameter.data, parameter.grad = weight, gradient
+            self._weights[name] = stacked
+
+    def _are_views(self) -> bool:
+        """Whether weights and gradients of the members still are slices.
+
+        Moving a module to another device or type gives it weights of its own; Lightning drops gradients before each
+        evaluation. What happens to a module happens to all its weights, so that looking at one is enough.
+        """
+        if not self._weights:
+            return False
+        name, stacked = next(iter(self._weights.items()))
+        for index, member in enumerate(self.members):
+            own = member.net.get_parameter(name)
+            if own.grad is None or own.data_ptr() != stacked[index].data_ptr():
+                return False
+        return True
+
+
+def _with(net: torch.nn.Module, weights: dict[str, Tensor]) -> Callable[..., Any]:
+    return lambda *arguments, **options: functional_call(net, weights, arguments, options)
+
+
+def _stacked(what: str, tensors: Sequence[Tensor]) -> Tensor:
+    shapes = [tuple(tensor.shape) for tensor in tensors]
+    if len(set(shapes)) > 1:
+        other = next(shape for shape in shapes if shape != shapes[0])
+        raise BadInput(f"members of an ensemble need batches of one shape; {what}: {shapes[0]} and {other}")
+    return torch.stack(list(tensors))
+
+
+def _problems(members: Sequence[GrokModule]) -> list[Problem]:
+    if not members:
+        return [Problem("members", [], "give at least one")]
+    alone = "run these singly, without an ensemble"
+    problems = []
+    for name, describe in _ALIKE.items():
+        found = [describe(member) for member in members]
+        if different := [one for one in found if one != found[0]]:
+            problems.append(Problem(name, different[0], f"another member has {str(found[0])[:80]}; {alone}"))
+    dropout = max((getattr(module, "dropout", 0.0) for module in members[0].net.modules()), default=0.0)
+    if isinstance(dropout, float) and dropout > 0:
+        problems.append(Problem("model.net.dropout", dropout, f"drawn for all members at once; {alone}"))
+    return problems
+
+
+def _plain(module: torch.nn.Module) -> dict[str, Any]:
+    """What a module is made of apart from weights: its class, and its settings as plain values."""
+    settings = {name: value for name, value in vars(module).items() if isinstance(value, (int, float, str, type(None)))}
+    return {"class": type(module).__name__, **settings}
+
+
+_ALIKE: dict[str, Callable[[GrokModule], Any]] = {
+    "model.net": lambda member: (
+        [_plain(module) for module in member.net.modules()],
+        [(name, tuple(one.shape), one.dtype, str(one.device)) for name, one in member.net.named_parameters()],
+    ),
+    "model.objective": lambda member: _plain(member.objective),
+    "model.read_out": lambda member: member.read_out,
+}

@@ -1,0 +1,159 @@
+"""Runs trained as one ensemble leave what they leave when they are trained alone."""
+
+import os
+import signal
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_configuration import TINY
+
+from grok.callbacks import Evaluation
+from grok.cli import main
+from grok.records import RunRecord
+from grok.sweep.ensemble import run_group
+
+VARIED = (
+    ("--seed_everything", "1"),
+    ("--seed_everything", "2", "--model.optimizer.weight_decay", "1.0", "--model.clip", "0.3"),
+    ("--data.phi", "1.5", "--model.optimizer.lr", "5e-3", "--model.schedule.warmup", "20"),
+)
+
+
+@pytest.fixture
+def argvs(tmp_path):
+    """Arguments of the three runs in directories `KIND_0` …, without dropout and in float64 unless told otherwise."""
+    (tmp_path / "tiny.yaml").write_text(TINY)
+
+    def argvs(kind, *more):
+        usual = ("--config", str(tmp_path / "tiny.yaml"), "--model.net.dropout", "0", "--trainer.precision", "64-true")
+        return [
+            ["fit", *usual, *varied, "--run_dir", str(tmp_path / f"{kind}_{index}"), *more]
+            for index, varied in enumerate(VARIED)
+        ]
+
+    return argvs
+
+
+@pytest.fixture
+def together(argvs, tmp_path):
+    """Train the three runs as one ensemble; gives the exit statuses."""
+    return lambda *more: run_group(argvs("together", *more), [tmp_path / f"log_{index}.txt" for index in range(3)])
+
+
+def insist_on_same(one, other, tolerance=1e-9):
+    """The same files, records of the same measures, and weights and values equal within `tolerance`."""
+    assert _files(one) == _files(other)
+    rows, others = RunRecord(one).rows(), RunRecord(other).rows()
+    keys = ("step", "split", "name", "n", "floor")
+    assert [[row[key] for key in keys] for row in rows] == [[row[key] for key in keys] for row in others]
+    for row, yours in zip(rows, others, strict=True):
+        assert row["value"] == pytest.approx(yours["value"], abs=tolerance, rel=tolerance), row
+    for path in sorted((one / "series").glob("*.safetensors")):
+        mine, yours = load_file(path), load_file(other / "series" / path.name)
+        torch.testing.assert_close(mine, yours, rtol=tolerance, atol=tolerance)
+    summary, theirs = RunRecord(one).summary(), RunRecord(other).summary()
+    for name in ("step", "finished", "accuracy", "memorised_step", "grok_step", "queries", "flops"):
+        assert summary[name] == pytest.approx(theirs[name]), name
+
+
+def _files(run):
+    return sorted(str(path.relative_to(run)) for path in run.rglob("*") if "tfevents" not in path.name)
+
+
+def test_members_are_ordinary_runs(argvs, together, tmp_path):
+    analysed = (
+        "--trainer.max_steps",
+        "200",
+        "--lens.enabled",
+        "true",
+        "--lens.every",
+        "100",
+        "--trainer.logger",
+        "true",
+    )
+    before = (sys.stdout, torch.get_rng_state(), torch.get_default_dtype())
+    assert together(*analysed) == [0, 0, 0]
+    assert sys.stdout is before[0]
+    assert torch.equal(torch.get_rng_state(), before[1])
+    assert torch.get_default_dtype() is before[2]
+    for index, argv in enumerate(argvs("alone", *analysed)):
+        assert main(argv) == 0
+        insist_on_same(tmp_path / f"together_{index}", tmp_path / f"alone_{index}")
+        log = (tmp_path / f"log_{index}.txt").read_text()
+        assert f"Training in {tmp_path / f'together_{index}'};" in log
+        assert log.count("step     200") == 1
+
+
+def test_a_stopped_ensemble_goes_on_together_or_alone_or_at_different_steps(argvs, together, tmp_path, monkeypatch):
+    original = Evaluation.on_train_batch_end
+
+    def send(self, trainer, *_):
+        original(self, trainer)
+        if trainer.global_step == 35:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Evaluation, "on_train_batch_end", send)
+    assert together() == [75, 75, 75]
+    monkeypatch.undo()
+    steps = [torch.load(tmp_path / f"together_{i}/last.ckpt", weights_only=True)["global_step"] for i in range(3)]
+    assert 30 < min(steps) <= max(steps) <= 60
+    for index, step in enumerate(steps):  # a signal arrives when it arrives
+        told = f"stopped by SIGTERM at step {step}, everything is saved"
+        assert told in (tmp_path / f"log_{index}.txt").read_text()
+    assert main(argvs("together")[2]) == 0  # one goes on alone
+    alone = argvs("alone")
+    assert together() == [0, 0, 0]
+    for index, argv in enumerate(alone):
+        assert main(argv) == 0
+        insist_on_same(tmp_path / f"together_{index}", tmp_path / f"alone_{index}")
+
+
+def test_members_at_different_steps_that_end_at_different_steps(argvs, tmp_path, monkeypatch):
+    original = Evaluation.on_train_batch_end
+
+    def stop(self, trainer, *_):
+        original(self, trainer)
+        if trainer.global_step == 28:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    early = ("--monitor.threshold", "0.01", "--monitor.window", "1", "--monitor.stop_after", "10")
+    mine, yours = argvs("mine"), argvs("yours")
+    for argv in (mine[1], yours[1]):
+        argv += early
+    monkeypatch.setattr(Evaluation, "on_train_batch_end", stop)
+    assert main(mine[0]) == 75
+    monkeypatch.undo()
+    assert run_group(mine, [tmp_path / f"log_{index}.txt" for index in range(3)]) == [0, 0, 0]
+    for index, argv in enumerate(yours):
+        assert main(argv) == 0
+        insist_on_same(tmp_path / f"mine_{index}", tmp_path / f"yours_{index}")
+    assert RunRecord(tmp_path / "mine_1").summary()["step"] < 60
+
+
+def test_a_member_that_fails_leaves_the_others_alone(argvs, tmp_path, monkeypatch):
+    original = Evaluation.on_train_batch_end
+
+    def fail(self, trainer, *_):
+        original(self, trainer)
+        if trainer.default_root_dir.endswith("_0") and trainer.global_step == 20:
+            raise ZeroDivisionError("a mistake in a callback")
+
+    monkeypatch.setattr(Evaluation, "on_train_batch_end", fail)
+    runs = argvs("run")
+    runs[1] += ["--data.phi", "400"]
+    logs = [tmp_path / f"log_{index}.txt" for index in range(3)]
+    assert run_group(runs, logs) == [1, 2, 0]
+    assert "ZeroDivisionError: a mistake in a callback" in logs[0].read_text()
+    assert "error: phi=400.0: use at most" in logs[1].read_text()
+    assert RunRecord(tmp_path / "run_2").summary()["finished"]
+
+
+def test_runs_that_cannot_train_together_say_so_in_their_logs(argvs, tmp_path):
+    runs = argvs("run")
+    runs[1] += ["--model.net.width", "8"]
+    logs = [tmp_path / f"log_{index}.txt" for index in range(3)]
+    assert run_group(runs, logs) == [2, 2, 2]
+    for log in logs:
+        assert "run these singly, without an ensemble" in log.read_text()

@@ -1,0 +1,137 @@
+"""Collecting: tables against a computation by hand, and the phase diagram."""
+
+import csv
+from importlib.util import find_spec
+
+import pytest
+
+from grok.report.phase_diagram import Outcome, phase_diagram
+from grok.sweep import Sweep, plan
+from grok.sweep.asked import read
+from grok.sweep.status import reports
+from grok.sweep.table import setting_rows
+from grok.sweep.worker import record_status
+
+ASKED = {
+    "base": "tiny.yaml",
+    "set": {"trainer.max_steps": 90},
+    "grid": {"model.clip": [1, 2], "data.phi": [2, 3], "seed_everything": [0, 1, 2]},
+    "figure": {"x": "data.phi", "y": "model.clip"},
+}
+
+
+def summary(finished, memorised, grokked, accuracy, seconds=10.0):
+    return {
+        "step": 90, "finished": finished, "memorised_step": memorised, "grok_step": {"iid": grokked, "ood": None},
+        "delay": grokked / memorised if grokked else None, "accuracy": {"train": 1.0, "iid": accuracy, "none": None},
+        "train_seconds": seconds, "wall_seconds": seconds + 1,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def swept(tiny_config, tmp_path) -> Sweep:
+    """Twelve runs: (clip 1, phi 2) all grokked; (1, 3) one did, one runs no more; (2, 2) none did; (2, 3) not begun."""
+    sweep = plan(read(ASKED, "s.yaml", tmp_path), tiny_config, tmp_path / "s")
+    found = [
+        summary(True, 10, 20, 0.9), summary(True, 20, 60, 1.0, 20.0), summary(True, 10, 40, 0.95, 30.0),
+        summary(True, 10, 30, 1.0), summary(False, 10, 20, 0.97), summary(True, None, None, 0.4),
+        *[summary(True, 10, None, 0.2)] * 3,
+    ]  # fmt: skip
+    for line, one in zip(sweep.lines, found, strict=False):
+        sweep.record(line).write_summary(one)
+    sweep.record(sweep.lines[4]).append([{"step": 90, "split": None, "name": "training_loss", "value": 1.0}])
+    record_status(sweep, sweep.lines[9], 2)
+    return sweep
+
+
+def test_the_settings_are_summarised_as_by_hand(swept):
+    rows = setting_rows(swept, reports(swept))
+    assert [(row["model.clip"], row["data.phi"]) for row in rows] == [(1, 2), (1, 3), (2, 2), (2, 3)]
+    counts = ("seeds", "finished", "failed", "memorised", "grokked")
+    assert [[row[name] for name in counts] for row in rows] == [
+        [3, 3, 0, 3, 3], [3, 2, 0, 1, 1], [3, 3, 0, 3, 0], [3, 0, 1, 0, 0],
+    ]  # fmt: skip
+
+    def three(row, name, middle="median"):
+        return tuple(row[f"{name}_{kind}"] for kind in (middle, "min", "max"))
+
+    first, second, third, fourth = rows
+    assert three(first, "grok_step") == (40, 20, 60)
+    assert three(first, "memorised_step") == (10, 10, 20)
+    assert three(first, "delay") == (3.0, 2.0, 4.0)
+    assert three(first, "accuracy/iid", "mean") == (pytest.approx(0.95), 0.9, 1.0)
+    assert three(first, "train_seconds", "mean") == (20.0, 10.0, 30.0)
+    # The run that has not finished is in no number, although it has grokked and is more accurate.
+    assert three(second, "grok_step") == (30, 30, 30)
+    assert three(second, "accuracy/iid", "mean") == (pytest.approx(0.7), 0.4, 1.0)
+    assert three(third, "grok_step") == (None, None, None)
+    assert three(fourth, "accuracy/iid", "mean") == (None, None, None)
+    assert not any(name.startswith("accuracy/none") for name in first)
+
+
+def test_collect_writes_every_run_and_every_setting(grok, swept):
+    status, output, errors = grok("sweep", "collect", "s")
+    assert (status, errors) == (0, "")
+    assert "12 runs: 2 waiting, 1 stopped, 1 failed, 8 done" in output
+    runs = list(csv.DictReader((swept.directory / "results/runs.csv").open()))
+    assert [int(row["index"]) for row in runs] == list(range(12))
+    assert (runs[4]["state"], runs[4]["grok_step"], runs[4]["accuracy/iid"]) == ("stopped", "20", "0.97")
+    assert (runs[9]["state"], runs[9]["exit_status"], runs[9]["step"]) == ("failed", "2", "0")
+    assert runs[0]["trainer.max_steps"] == "90"
+    settings = list(csv.DictReader((swept.directory / "results/results.csv").open()))
+    assert [row["grok_step_median"] for row in settings] == ["40", "30", "", ""]
+    told = (swept.directory / "results/results.md").read_text()
+    assert "**4 of 12 runs are not finished and in no median or mean.**" in told
+    assert (
+        "| 1 | 2 | 3 | 3 | 3 of 3 | 3 of 3 | 10 (10–20) | 40 (20–60) | 3.0 (2.0–4.0) | 100.0 % "
+        "| 95.0 % (90.0 %–100.0 %) |" in told
+    )
+    assert "| 2 | 3 | 3 | 0 | 0 of 0 | 0 of 0 | – | – | – |" in told
+    before = {path: path.read_bytes() for path in swept.directory.rglob("*.*")}
+    assert grok("sweep", "collect", "s")[0] == 0
+    assert {path: path.read_bytes() for path in swept.directory.rglob("*.*")} == before
+
+
+def test_a_parquet_file_or_the_hint_how_to_get_one(grok, swept):
+    output = grok("sweep", "collect", "s")[1]
+    path = swept.directory / "results/results.parquet"
+    assert path.exists() == (find_spec("pyarrow") is not None)
+    if path.exists():
+        import pyarrow.parquet
+
+        table = pyarrow.parquet.read_table(path)
+        assert table.column("grok_step_median").to_pylist() == [40, 30, None, None]
+    else:
+        assert "pip install 'grok-circuits[tables]'" in output
+
+
+def test_the_figure_has_a_cell_for_each_setting_and_says_what_it_is(grok, swept):
+    pytest.importorskip("matplotlib")
+    output = grok("sweep", "collect", "s")[1]
+    assert str(swept.directory / "figures/grok_step.png")[-20:] in output
+    drawn = (swept.directory / "figures/grok_step.svg").read_text()
+    for text in ("data.phi", "model.clip", "3 seeds", "iid at 95 %", "90 steps", "1/2", "0/3", "not run", "1 to run"):
+        assert text in drawn, text
+
+
+def test_other_keys_make_a_figure_each_and_an_unknown_split_is_named(grok, tiny_config, tmp_path, swept):
+    pytest.importorskip("matplotlib")
+    grid = {"model.clip": [1], "data.phi": [2], "data.batch": [8, 16], "seed_everything": [0]}
+    asked = {"base": "tiny.yaml", "grid": grid, "figure": {**ASKED["figure"], "value": "accuracy/iid"}}
+    sweep = plan(read(asked, "s.yaml", tmp_path), tiny_config, tmp_path / "t")
+    assert "figure.value='accuracy/iid': no such split" in grok("sweep", "collect", "t")[2]
+    for line in sweep.lines:
+        sweep.record(line).write_summary(summary(True, 10, 20, 0.5))
+    assert grok("sweep", "collect", "t")[0] == 0
+    pictures = sorted(path.name for path in (tmp_path / "t/figures").glob("*.png"))
+    assert pictures == ["accuracy_iid_batch=16.png", "accuracy_iid_batch=8.png"]
+    assert "50 %" in (tmp_path / "t/figures/accuracy_iid_batch=8.svg").read_text()
+
+
+def test_a_diagram_in_which_nothing_grokked_has_no_scale(tmp_path):
+    pytest.importorskip("matplotlib")
+    outcomes = {("a", 1): Outcome(None, 0, 3, 3), ("b", 1): Outcome(None, 0, 0, 3)}
+    files = phase_diagram(outcomes, ("x", "y"), "delay", "title", tmp_path / "d")
+    text = files[1].read_text()
+    assert [path.name for path in files] == ["d.png", "d.svg"]
+    assert ("0/3" in text, "not run" in text, "log scale" in text) == (True, True, False)

@@ -1,0 +1,115 @@
+"""Members of an ensemble learn what they learn alone."""
+
+import pytest
+import torch
+from tiny import make_data, make_module
+
+from grok.errors import BadInput
+from grok.training import SeedEnsemble, SquaredError, Stablemax
+
+SETTINGS = {"default": {}, "everywhere": {"read_out": "everywhere"}, "stablemax": {"objective": Stablemax()}}
+
+
+def members(count=3, dtype=torch.float64, **options):
+    return [make_module(seed=seed, **options).to(dtype) for seed in range(count)]
+
+
+def prepared(**options):
+    data = make_data(**options)
+    data.setup()
+    return data.generated.train
+
+
+def learn(modules, backward, steps):
+    """Plain optimizers with different rates and decays; `backward(step)` leaves gradients and gives losses."""
+    optimizers = [
+        torch.optim.AdamW(module.net.parameters(), lr=1e-3 * (1 + index), weight_decay=0.5 * index)
+        for index, module in enumerate(modules)
+    ]
+    losses = []
+    for step in range(steps):
+        losses.append(backward(step))
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=False)
+    return torch.stack(losses)
+
+
+@pytest.mark.parametrize("options", SETTINGS.values(), ids=SETTINGS.keys())
+def test_every_member_learns_what_it_learns_alone(options):
+    streams = [prepared(seed=1), prepared(seed=2, phi=1.5), prepared(seed=3)]
+    alone, together = members(**options), members(**options)
+
+    def one_by_one(step):
+        losses = [module.loss(stream.batch(step)) for module, stream in zip(alone, streams, strict=True)]
+        torch.stack(losses).sum().backward()
+        return torch.stack(losses).detach()
+
+    ensemble = SeedEnsemble(together)
+    expected = learn(alone, one_by_one, 50)
+    got = learn(together, lambda step: ensemble.backward([stream.batch(step) for stream in streams]), 50)
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+    for mine, yours in zip(together, alone, strict=True):
+        for name, weight in yours.net.state_dict().items():
+            torch.testing.assert_close(mine.net.state_dict()[name], weight, rtol=1e-9, atol=1e-9)
+    assert (expected[-1] < expected[0]).all()
+    assert len(set(expected[-1].tolist())) == 3
+
+
+def test_in_float32_the_first_ten_steps_agree():
+    streams = [prepared(seed=1), prepared(seed=2)]
+    alone, together = members(2, torch.float32), members(2, torch.float32)
+    ensemble = SeedEnsemble(together)
+
+    def one_by_one(step):
+        losses = [module.loss(stream.batch(step)) for module, stream in zip(alone, streams, strict=True)]
+        torch.stack(losses).sum().backward()
+        return torch.stack(losses).detach()
+
+    expected = learn(alone, one_by_one, 10)
+    got = learn(together, lambda step: ensemble.backward([stream.batch(step) for stream in streams]), 10)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    for mine, yours in zip(together, alone, strict=True):
+        for name, weight in yours.net.state_dict().items():
+            torch.testing.assert_close(mine.net.state_dict()[name], weight, rtol=1e-5, atol=1e-5)
+
+
+def test_loading_weights_and_dropping_gradients_do_not_part_a_member_from_the_ensemble():
+    stream, together = prepared(), members(2)
+    ensemble = SeedEnsemble(together)
+    first = ensemble.backward([stream.batch(0)] * 2)
+    together[0].net.load_state_dict(together[1].net.state_dict())
+    together[1].zero_grad()  # sets gradients to None, as Lightning does before an evaluation
+    again = ensemble.backward([stream.batch(0)] * 2)
+    assert first[0] != first[1]
+    assert again[0] == again[1]
+    assert together[1].net.embedding.weight.grad.abs().sum() > 0
+
+
+def test_a_pass_copies_no_weights():
+    together = members(2)
+    ensemble = SeedEnsemble(together)
+    ensemble.backward([prepared().batch(0)] * 2)
+    before = [parameter.data_ptr() for module in together for parameter in module.net.parameters()]
+    ensemble.backward([prepared().batch(1)] * 2)
+    assert [parameter.data_ptr() for module in together for parameter in module.net.parameters()] == before
+
+
+def test_what_cannot_be_batched_is_told():
+    data = make_data()
+    for other, told in (
+        (make_module(net={"layers": 2}), "model.net"),
+        (make_module(net={"loops": 2}), "model.net"),
+        (make_module(objective=Stablemax()), "model.objective"),
+        (make_module(objective=SquaredError()), "model.objective"),
+        (make_module(read_out="everywhere"), "model.read_out"),
+        (make_module().double(), "model.net"),
+    ):
+        with pytest.raises(BadInput, match=rf"{told}=.*run these singly"):
+            SeedEnsemble([make_module(), other])
+    with pytest.raises(BadInput, match=r"model\.net\.dropout=0\.1: drawn for all"):
+        SeedEnsemble([make_module(data, net={"dropout": 0.1})] * 2)
+    with pytest.raises(BadInput, match="give at least one"):
+        SeedEnsemble([])
+    with pytest.raises(BadInput, match=r"batches of one shape; inputs: \(16, 3\) and \(8, 3\)"):
+        SeedEnsemble(members(2)).backward([prepared().batch(0), prepared(batch=8).batch(0)])
