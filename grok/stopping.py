@@ -27,16 +27,25 @@ _received: signal.Signals | None = None
 
 
 class Stopped(BaseException):
-    """Training was stopped by a signal, after everything had been saved; no `Exception`, so that nothing eats it."""
+    """Training was stopped by a signal, after everything had been saved; no `Exception`, so that nothing eats it.
 
-    def __init__(self, received: signal.Signals, step: int) -> None:
+    Args:
+        received: the signal.
+        step: where training stands.
+        started: where it stood when this process took it up.
+    """
+
+    def __init__(self, received: signal.Signals, step: int, started: int) -> None:
         super().__init__(f"stopped by {received.name} at step {step}")
-        self.received = received
+        self.received, self.progressed = received, step > started
 
     @property
     def status(self) -> int:
-        """Exit status: 130 after Ctrl-C, as is usual, else `AGAIN`."""
-        return 128 + signal.SIGINT if self.received is signal.SIGINT else AGAIN
+        """Exit status: `AGAIN`; after Ctrl-C, or without a single step, 128 + signal, as if nothing had caught it.
+
+        A batch system that signals a process before its first step each time would otherwise requeue it for ever.
+        """
+        return AGAIN if self.progressed and self.received is not signal.SIGINT else 128 + self.received
 
 
 def requested() -> signal.Signals | None:

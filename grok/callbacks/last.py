@@ -38,6 +38,7 @@ class LastCheckpoint(L.Callback):
     def __init__(self, every: int = 1000) -> None:
         self.schedule = Schedule(every, start=True)
         self._saved: int | None = None
+        self._started = 0
         self._rng: Sequence[Mapping[str, Any]] | None = None
 
     check = staticmethod(lambda every=1000: Schedule.check(every))
@@ -45,6 +46,7 @@ class LastCheckpoint(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note where a resumed run starts: that step is in `last.ckpt` already."""
         self._saved = None if self._rng is None else trainer.global_step
+        self._started = trainer.global_step
         last, previous = (Path(trainer.default_root_dir) / name for name in NAMES)
         if trainer.is_global_zero and last.exists() and Path(trainer.ckpt_path or "") == previous:
             replace(last, last.with_name("damaged.ckpt"))  # or the next save would put it in the place of the good one
@@ -66,7 +68,7 @@ class LastCheckpoint(L.Callback):
         if (stop or self.schedule.due(trainer.global_step)) and trainer.global_step != self._saved:
             self._save(trainer)
         if stop:
-            raise stopping.Stopped(signal or stopping.SIGNALS[0], trainer.global_step)
+            raise stopping.Stopped(signal or stopping.SIGNALS[0], trainer.global_step, self._started)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the end."""

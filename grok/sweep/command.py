@@ -38,6 +38,10 @@ USAGE = """usage: grok sweep COMMAND …
 `grok sweep COMMAND --help` explains the options of each."""
 
 
+MOST_RUNS = 40
+"""A sweep of so many runs is told run by run."""
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise BadInput(f"{message}; `{self.prog} --help` explains it")
@@ -158,7 +162,7 @@ def _run(argv: Sequence[str]) -> int:
 def _status(argv: Sequence[str]) -> None:
     parser = _parser("status", "Where the runs are.")
     parser.add_argument("sweep", type=Path, metavar="SWEEP")
-    parser.add_argument("--runs", action="store_true", help="a line for each run")
+    parser.add_argument("--runs", action="store_true", help=f"a line for each run, also of more than {MOST_RUNS}")
     parser.add_argument("--state", choices=STATES, help="a line for each run in this state")
     parser.add_argument("--missing", action="store_true", help="numbers of what is neither done nor running: 0-3,7")
     options = parser.parse_args(argv)
@@ -167,7 +171,8 @@ def _status(argv: Sequence[str]) -> None:
         if missing := spelled(one.line.index for one in found if one.state not in ("done", "running")):
             say(missing)
         return
-    shown = [one for one in found if options.state in (None, one.state)] if options.runs or options.state else []
+    listed = options.runs or options.state or len(found) <= MOST_RUNS
+    shown = [one for one in found if options.state in (None, one.state)] if listed else []
     for line in status_lines(found, shown):
         say(line)
 

@@ -18,8 +18,10 @@ from typing import Any, cast
 import torch
 
 from grok import stopping
+from grok.callbacks.console import say
 from grok.callbacks.last import rng_state, set_rng_state
 from grok.data import Batch, Block
+from grok.errors import BadInput
 from grok.training import GrokModule, SeedEnsemble
 from grok.training.module import TOGETHER
 
@@ -30,6 +32,8 @@ _CPU = torch.device("cpu")
 
 def run_group(argvs: Sequence[Sequence[str]], logs: Sequence[Path]) -> list[int]:
     """Train runs together; a run that fails, ends or stops early leaves the others alone.
+
+    Runs that cannot be one ensemble are trained one after the other; each says why in its log.
 
     Args:
         argvs: arguments of `grok` for each run: `["fit", …]`.
@@ -49,6 +53,12 @@ def run_group(argvs: Sequence[Sequence[str]], logs: Sequence[Path]) -> list[int]
                 modules = [cast(GrokModule, member.module) for member in waiting]
                 if ensemble is None or ensemble.members != modules:
                     ensemble = SeedEnsemble(modules)
+            except BadInput as reason:
+                for member in waiting:
+                    member.part(reason)
+                    member.go_on()
+                continue
+            try:
                 _advance(ensemble, waiting)
             except Exception as error:  # nobody can go on: each run says so itself, in its log
                 for member in waiting:
@@ -78,6 +88,7 @@ class _Member(threading.Thread):
         self.left = 0
         self._batches: Iterator[Batch] = iter(())
         self._error: Exception | None = None
+        self._alone: BadInput | None = None
         self._turn, self._stands = threading.Event(), threading.Event()
         self._world: _World | None = None
 
@@ -109,8 +120,13 @@ class _Member(threading.Thread):
                 self.status = 1
         self._stands.set()
 
-    def _stand(self, module: GrokModule, block: Block) -> None:
-        """Called in place of the optimizer steps of a block: hand over, and return when they have been done."""
+    def _stand(self, module: GrokModule, block: Block) -> bool:
+        """Called before the optimizer steps of a block: hand over, and return when they have been done.
+
+        False if the run must do them itself.
+        """
+        if self._alone:
+            return False
         self.module, self.left, self._batches = module, len(block), iter(block)
         self._world = _World.current()
         self._stands.set()
@@ -118,11 +134,18 @@ class _Member(threading.Thread):
         self._turn.clear()
         if self._error is not None:
             raise self._error
+        if self._alone:
+            say(f"no ensemble, trained alone: {self._alone}")
+        return not self._alone
 
     def next_batch(self) -> Batch:
         """The next batch of the block."""
         self.left -= 1
         return next(self._batches)
+
+    def part(self, reason: BadInput) -> None:
+        """The run cannot be trained with the others: it goes on alone, to its end."""
+        self._alone = reason
 
     def fail(self, error: Exception) -> None:
         """The steps cannot be done: the run will end with this error."""

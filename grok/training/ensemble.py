@@ -125,7 +125,7 @@ def _stacked(what: str, tensors: Sequence[Tensor]) -> Tensor:
 def _problems(members: Sequence[GrokModule]) -> list[Problem]:
     if not members:
         return [Problem("members", [], "give at least one")]
-    alone = "run these singly, without an ensemble"
+    alone = "train these singly"
     problems = []
     for name, describe in _ALIKE.items():
         found = [describe(member) for member in members]

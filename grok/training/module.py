@@ -27,8 +27,8 @@ from grok.training.optimizers import Warmup, parameter_groups
 
 __all__ = ["TOGETHER", "GrokModule", "Score"]
 
-TOGETHER: ContextVar[Callable[[GrokModule, Block], None] | None] = ContextVar("TOGETHER", default=None)
-"""Who does the optimizer steps of a block where modules are trained together (`grok.sweep.ensemble`), if anyone."""
+TOGETHER: ContextVar[Callable[[GrokModule, Block], bool] | None] = ContextVar("TOGETHER", default=None)
+"""Does the optimizer steps of a block, where modules are trained together (`grok.sweep.ensemble`); False if it has not."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,8 @@ class GrokModule(L.LightningModule):
 
     def training_step(self, block: Block, _: int) -> None:
         """K optimizer steps. Nothing here waits for the device or logs."""
-        if (together := TOGETHER.get()) is not None:
-            together(self, block)
+        together = TOGETHER.get()
+        if together is not None and together(self, block):
             return
         world = self.trainer.world_size
         for batch in block:

@@ -31,11 +31,11 @@ CONFIG = yaml.safe_load((Path(__file__).resolve().parents[2] / "configs/quicksta
 class Members:
     """Modules with seeds 0, 1, …, each with its own data, optimizer and batches."""
 
-    def __init__(self, count: int, device: str, steps: int) -> None:
+    def __init__(self, count: int, device: str, steps: int, width: int, batch: int) -> None:
         self.modules, self.optimizers, self.batches = [], [], []
-        net = partial(LoopedTransformer, **CONFIG["model"]["net"]["init_args"])
+        net = partial(LoopedTransformer, **{**CONFIG["model"]["net"]["init_args"], "width": width})
         for seed in range(count):
-            data = TwoHopComposition(seed=seed, **CONFIG["data"]["init_args"])
+            data = TwoHopComposition(seed=seed, **{**CONFIG["data"]["init_args"], "batch": batch})
             data.setup()
             module = GrokModule(data.task, net=net, seed=seed).to(device)
             self.modules.append(module)
@@ -80,12 +80,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=512)
     options = parser.parse_args()
     name = torch.cuda.get_device_name() if options.device.startswith("cuda") else platform.processor() or "CPU"
     print(f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print("| members | alone, ms per member and step | together, ms per member and step | ratio |\n|---|---|---|---|")
     for count in options.members:
-        members = Members(count, options.device, options.steps)
+        members = Members(count, options.device, options.steps, options.width, options.batch)
         members.alone(0), members.together(0)  # warm up
         times: dict[str, list[float]] = {"alone": [], "together": []}
         for _ in range(options.repeats):

@@ -35,7 +35,8 @@ def test_five_kills_leave_the_same_bits_and_the_same_record(killed):
     assert len({kill.signal for kill in kills}) >= 3
     for kill in kills:
         assert kill.identical, kill
-        assert kill.status == {"SIGKILL": -9, "SIGTERM": 75, "SIGUSR1": 75, "SIGINT": 130}[kill.signal.name], kill
+        known = {"SIGKILL": (-9,), "SIGTERM": (75, 143), "SIGUSR1": (75, 138), "SIGINT": (130,)}[kill.signal.name]
+        assert kill.status in known, kill  # 143, 138: before the first step since the start
 
 
 @pytest.mark.slow

@@ -95,11 +95,11 @@ def cluster(tmp_path_factory):
 def plan(cluster, tmp_path_factory):
     """Plan a sweep over seeds; always the same grid."""
 
-    def plan(name: str, seeds: str) -> Path:
+    def plan(name: str, seeds: str, *options: str) -> Path:
         directory = tmp_path_factory.mktemp("sweeps")
         (directory / "base.yaml").write_text(yaml.safe_dump(CONFIG))
         asked = ("--base", directory / "base.yaml", "--grid", f"seed_everything={seeds}")
-        cluster.do(cluster.program, "sweep", "plan", *asked, "--sweep_dir", directory / name)
+        cluster.do(cluster.program, "sweep", "plan", *asked, *options, "--sweep_dir", directory / name)
         return directory / name
 
     return plan

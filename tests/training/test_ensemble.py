@@ -105,7 +105,7 @@ def test_what_cannot_be_batched_is_told():
         (make_module(read_out="everywhere"), "model.read_out"),
         (make_module().double(), "model.net"),
     ):
-        with pytest.raises(BadInput, match=rf"{told}=.*run these singly"):
+        with pytest.raises(BadInput, match=rf"{told}=.*train these singly"):
             SeedEnsemble([make_module(), other])
     with pytest.raises(BadInput, match=r"model\.net\.dropout=0\.1: drawn for all"):
         SeedEnsemble([make_module(data, net={"dropout": 0.1})] * 2)
