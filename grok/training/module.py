@@ -28,7 +28,7 @@ from grok.training.optimizers import Warmup, parameter_groups
 __all__ = ["TOGETHER", "GrokModule", "Score"]
 
 TOGETHER: ContextVar[Callable[[GrokModule, Block], bool] | None] = ContextVar("TOGETHER", default=None)
-"""Does the optimizer steps of a block, where modules are trained together (`grok.sweep.ensemble`); False if it has not."""
+"""Does the optimizer steps of a block where modules are trained together (`grok.sweep.ensemble`); False: not done."""
 
 
 @dataclass(frozen=True)
