@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from event_files import scalars
 from tiny_configuration import TINY
 
 from grok import stopping
@@ -176,17 +177,6 @@ def test_a_checkpoint_that_would_run_code_is_refused_with_an_explanation(fit, tm
     assert "would run posix.mkdir when it is loaded" in errors
     assert fit("other", "--ckpt_path", tmp_path / "old.ckpt")[0] == 2
     assert not (tmp_path / "exploded").exists()
-
-
-def scalars(run):
-    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
-
-    found = {}
-    for path in (run / "tensorboard").glob("events*"):
-        for event in EventFileLoader(str(path)).Load():
-            for value in event.summary.value:
-                found.setdefault(value.tag, []).append((event.step, value.tensor.float_val[0]))
-    return {tag: sorted(values) for tag, values in found.items()}
 
 
 def test_event_files_have_every_step_once_whatever_happened(fit, tmp_path):

@@ -2,9 +2,9 @@
 
 import json
 import subprocess
-from collections import Counter
 
 import pytest
+from event_files import scalars
 from quick_run import CONFIG
 
 from grok.records import RunRecord
@@ -29,18 +29,6 @@ def insist_on_twin(run, twin):
     assert mine == yours
     assert mine["finished"]
     assert scalars(run) == scalars(twin)
-
-
-def scalars(run):
-    """Every scalar of the event files, with how often it stands there."""
-    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
-
-    return Counter(
-        (value.tag, event.step, value.tensor.float_val[0])
-        for path in (run / "tensorboard").glob("events*")
-        for event in EventFileLoader(str(path)).Load()
-        for value in event.summary.value
-    )
 
 
 def log(sweep, seed):

@@ -35,18 +35,24 @@ def learn(modules, backward, steps):
     return torch.stack(losses)
 
 
+def one_by_one(modules, streams):
+    """Leaves the gradients of every module on its own batch."""
+
+    def backward(step):
+        losses = [module.loss(stream.batch(step)) for module, stream in zip(modules, streams, strict=True)]
+        torch.stack(losses).sum().backward()
+        return torch.stack(losses).detach()
+
+    return backward
+
+
 @pytest.mark.parametrize("options", SETTINGS.values(), ids=SETTINGS.keys())
 def test_every_member_learns_what_it_learns_alone(options):
     streams = [prepared(seed=1), prepared(seed=2, phi=1.5), prepared(seed=3)]
     alone, together = members(**options), members(**options)
 
-    def one_by_one(step):
-        losses = [module.loss(stream.batch(step)) for module, stream in zip(alone, streams, strict=True)]
-        torch.stack(losses).sum().backward()
-        return torch.stack(losses).detach()
-
     ensemble = SeedEnsemble(together)
-    expected = learn(alone, one_by_one, 50)
+    expected = learn(alone, one_by_one(alone, streams), 50)
     got = learn(together, lambda step: ensemble.backward([stream.batch(step) for stream in streams]), 50)
     torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
     for mine, yours in zip(together, alone, strict=True):
@@ -61,12 +67,7 @@ def test_in_float32_the_first_ten_steps_agree():
     alone, together = members(2, torch.float32), members(2, torch.float32)
     ensemble = SeedEnsemble(together)
 
-    def one_by_one(step):
-        losses = [module.loss(stream.batch(step)) for module, stream in zip(alone, streams, strict=True)]
-        torch.stack(losses).sum().backward()
-        return torch.stack(losses).detach()
-
-    expected = learn(alone, one_by_one, 10)
+    expected = learn(alone, one_by_one(alone, streams), 10)
     got = learn(together, lambda step: ensemble.backward([stream.batch(step) for stream in streams]), 10)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
     for mine, yours in zip(together, alone, strict=True):
