@@ -33,7 +33,8 @@ _CPU = torch.device("cpu")
 def run_group(argvs: Sequence[Sequence[str]], logs: Sequence[Path]) -> list[int]:
     """Train runs together; a run that fails, ends or stops early leaves the others alone.
 
-    Runs that cannot be one ensemble are trained one after the other; each says why in its log.
+    Runs that cannot be one ensemble are trained one after the other; each says why in its log. The seconds in a
+    member's record are those of the whole group while it was at work.
 
     Args:
         argvs: arguments of `grok` for each run: `["fit", …]`.
@@ -49,6 +50,10 @@ def run_group(argvs: Sequence[Sequence[str]], logs: Sequence[Path]) -> list[int]
             member.go_on()
         ensemble: SeedEnsemble | None = None
         while waiting := [member for member in members if member.module is not None]:
+            if len(waiting) == 1 and waiting[0].before_its_block:  # the last one is faster by itself
+                waiting[0].part()
+                waiting[0].go_on()
+                continue
             try:
                 modules = [cast(GrokModule, member.module) for member in waiting]
                 if ensemble is None or ensemble.members != modules:
@@ -74,7 +79,14 @@ def _advance(ensemble: SeedEnsemble, members: Sequence[_Member]) -> None:
     steps = min(member.left for member in members)
     with ensemble.members[0].trainer.precision_plugin.train_step_context():
         for _ in range(steps):
-            ensemble.step([member.next_batch() for member in members])
+            losses = ensemble.backward([member.next_batch() for member in members])
+            for member, loss in zip(members, losses, strict=True):
+                try:
+                    cast(GrokModule, member.module).update(loss, keep_memory=True)
+                except Exception as error:
+                    member.fail(error)
+            if any(member.failed for member in members):
+                return  # the others go on without it
 
 
 class _Member(threading.Thread):
@@ -85,10 +97,11 @@ class _Member(threading.Thread):
         self.argv, self.log = list(argv), log
         self.status = 1
         self.module: GrokModule | None = None
-        self.left = 0
+        self.left = self._length = 0
         self._batches: Iterator[Batch] = iter(())
         self._error: Exception | None = None
-        self._alone: BadInput | None = None
+        self._alone = False
+        self._reason: BadInput | None = None
         self._turn, self._stands = threading.Event(), threading.Event()
         self._world: _World | None = None
 
@@ -127,25 +140,36 @@ class _Member(threading.Thread):
         """
         if self._alone:
             return False
-        self.module, self.left, self._batches = module, len(block), iter(block)
+        self.module, self._batches = module, iter(block)
+        self.left = self._length = len(block)
         self._world = _World.current()
         self._stands.set()
         self._turn.wait()
         self._turn.clear()
         if self._error is not None:
             raise self._error
-        if self._alone:
-            say(f"no ensemble, trained alone: {self._alone}")
+        if self._reason:
+            say(f"no ensemble, trained alone: {self._reason}")
         return not self._alone
+
+    @property
+    def before_its_block(self) -> bool:
+        """Whether no step of its block has been done."""
+        return self.left == self._length
 
     def next_batch(self) -> Batch:
         """The next batch of the block."""
         self.left -= 1
         return next(self._batches)
 
-    def part(self, reason: BadInput) -> None:
-        """The run cannot be trained with the others: it goes on alone, to its end."""
-        self._alone = reason
+    def part(self, reason: BadInput | None = None) -> None:
+        """The run is not trained with others any more: it goes on alone, to its end."""
+        self._alone, self._reason = True, reason
+
+    @property
+    def failed(self) -> bool:
+        """Whether its steps could not be done."""
+        return self._error is not None
 
     def fail(self, error: Exception) -> None:
         """The steps cannot be done: the run will end with this error."""

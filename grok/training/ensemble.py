@@ -38,6 +38,7 @@ class SeedEnsemble:
         insist(_problems(members))
         self.members = list(members)
         self._weights: dict[str, Tensor] = {}
+        self._lent: str | None = None  # a weight whose gradients are slices
 
     def step(self, batches: Sequence[Batch]) -> Tensor:
         """One optimizer step of every member on its own batch; members are being trained by a Trainer each.
@@ -62,6 +63,8 @@ class SeedEnsemble:
             self._stack()
         losses = self.losses(batches)
         losses.sum().backward()  # type: ignore[no-untyped-call]
+        if not self._lent:
+            self._lend_gradients()
         return losses.detach()
 
     def losses(self, batches: Sequence[Batch]) -> Tensor:
@@ -70,6 +73,8 @@ class SeedEnsemble:
         inputs = _stacked("inputs", [one.inputs for one in queries])
         at = _stacked("positions of answers", [one.at for one in queries])
         ids = [one.position_ids for one in queries]
+        if 0 < sum(one is None for one in ids) < len(ids):
+            raise BadInput("members of an ensemble need position ids in all batches, or in none; train these singly")
         places = None if ids[0] is None else _stacked("position ids", cast(list[Tensor], ids))
 
         def outputs(weights: dict[str, Tensor], inputs: Tensor, at: Tensor, places: Tensor | None) -> Tensor:
@@ -80,19 +85,24 @@ class SeedEnsemble:
         targets = torch.stack([one.targets for one in queries])
         mask = torch.stack([one.mask for one in queries])
         losses = first.objective(answers.flatten(0, 1), targets.flatten(0, 1)).view_as(mask) * mask
-        supervised = torch.as_tensor([float(batch.supervised) for batch in batches], dtype=losses.dtype)
-        return cast(Tensor, losses.sum((1, 2)) / supervised.to(losses.device))
+        return cast(Tensor, losses.sum((1, 2)) / _supervised(batches, losses.device))
 
     def _stack(self) -> None:
         """Move weights and gradients of all members into common tensors."""
         names = [name for name, _ in self.members[0].net.named_parameters()]
-        self._weights = {}
+        self._weights, self._lent = {}, None
         for name, *parameters in zip(names, *(member.net.parameters() for member in self.members), strict=True):
-            stacked = torch.stack([parameter.detach() for parameter in parameters]).requires_grad_()
-            stacked.grad = torch.zeros_like(stacked)
-            for parameter, weight, gradient in zip(parameters, stacked.detach(), stacked.grad, strict=True):
-                parameter.data, parameter.grad = weight, gradient
-            self._weights[name] = stacked
+            stacked = torch.stack([parameter.detach() for parameter in parameters])
+            for parameter, weight in zip(parameters, stacked, strict=True):
+                parameter.data = weight
+            self._weights[name] = stacked.requires_grad_(parameters[0].requires_grad)
+
+    def _lend_gradients(self) -> None:
+        """Give every member its slices; weights that got no gradient have none, as in a member trained alone."""
+        for name, stacked in self._weights.items():
+            for member, gradient in zip(self.members, () if stacked.grad is None else stacked.grad, strict=False):
+                member.net.get_parameter(name).grad = gradient
+                self._lent = name
 
     def _are_views(self) -> bool:
         """Whether weights and gradients of the members still are slices.
@@ -100,9 +110,9 @@ class SeedEnsemble:
         Moving a module to another device or type gives it weights of its own; Lightning drops gradients before each
         evaluation. What happens to a module happens to all its weights, so that looking at one is enough.
         """
-        if not self._weights:
+        if self._lent is None:
             return False
-        name, stacked = next(iter(self._weights.items()))
+        name, stacked = self._lent, self._weights[self._lent]
         for index, member in enumerate(self.members):
             own = member.net.get_parameter(name)
             if own.grad is None or own.data_ptr() != stacked[index].data_ptr():
@@ -112,6 +122,14 @@ class SeedEnsemble:
 
 def _with(net: torch.nn.Module, weights: dict[str, Tensor]) -> Callable[..., Any]:
     return lambda *arguments, **options: functional_call(net, weights, arguments, options)
+
+
+def _supervised(batches: Sequence[Batch], device: torch.device) -> Tensor | int:
+    """Supervised slots of every batch, without waiting for the device."""
+    counts = [batch.supervised for batch in batches]
+    if not isinstance(counts[0], Tensor) and all(count == counts[0] for count in counts):
+        return counts[0]
+    return torch.stack([torch.as_tensor(count, device=device) for count in counts])
 
 
 def _stacked(what: str, tensors: Sequence[Tensor]) -> Tensor:
@@ -131,15 +149,38 @@ def _problems(members: Sequence[GrokModule]) -> list[Problem]:
         found = [describe(member) for member in members]
         if different := [one for one in found if one != found[0]]:
             problems.append(Problem(name, different[0], f"another member has {str(found[0])[:80]}; {alone}"))
+    problems += [problem for member in members for problem in _of_the_trainer(member, alone)][:1]
     dropout = max((getattr(module, "dropout", 0.0) for module in members[0].net.modules()), default=0.0)
     if isinstance(dropout, float) and dropout > 0:
         problems.append(Problem("model.net.dropout", dropout, f"drawn for all members at once; {alone}"))
     return problems
 
 
+def _of_the_trainer(member: GrokModule, alone: str) -> list[Problem]:
+    """What a Trainer does around a backward pass that is not done for a batched one."""
+    trainer = member._trainer
+    if trainer is None:
+        return []
+    if trainer.world_size > 1:
+        return [Problem("trainer.devices", trainer.world_size, f"an ensemble trains on one device; {alone}")]
+    if getattr(trainer.precision_plugin, "scaler", None) is not None:
+        return [Problem("trainer.precision", "16-mixed", f"its gradients are scaled; use bf16-mixed, or {alone}")]
+    return []
+
+
+_MACHINERY = frozenset(vars(torch.nn.Module()))
+"""Attributes of every module."""
+
+
 def _plain(module: torch.nn.Module) -> dict[str, Any]:
-    """What a module is made of apart from weights: its class, and its settings as plain values."""
-    settings = {name: value for name, value in vars(module).items() if isinstance(value, (int, float, str, type(None)))}
+    """What a module is made of apart from weights: its class, and its settings: plain values, and functions by code."""
+    plain = (int, float, str, tuple, type(None))
+    settings = {
+        name: getattr(value, "__code__", value)
+        for name, value in vars(module).items()
+        if isinstance(value, plain) or (callable(value) and not isinstance(value, type))
+    }
+    settings = {name: value for name, value in settings.items() if name not in _MACHINERY}
     return {"class": type(module).__name__, **settings}
 
 

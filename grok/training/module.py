@@ -192,8 +192,12 @@ class GrokModule(L.LightningModule):
         return cast(Tensor, self.trainer.strategy.reduce(self._loss_sum.clone(), reduce_op="mean"))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the training loss since the last evaluation, so that a resumed run records the same mean."""
+        """Keep the training loss since the last evaluation, for the same mean after a resume; weights without slack."""
         checkpoint["training_loss"] = {"sum": self._global_loss_sum(), "steps": self._loss_steps}
+        # `torch.save` writes the whole memory that a slice is of: of an ensemble, the weights of all members.
+        for name, weight in checkpoint["state_dict"].items():
+            if weight.untyped_storage().nbytes() > weight.nbytes:
+                checkpoint["state_dict"][name] = weight.clone()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """See `on_save_checkpoint`.

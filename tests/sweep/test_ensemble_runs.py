@@ -13,6 +13,7 @@ from grok.callbacks import Evaluation
 from grok.cli import main
 from grok.records import RunRecord
 from grok.sweep.ensemble import run_group
+from grok.training import GrokModule
 
 VARIED = (
     ("--seed_everything", "1"),
@@ -84,6 +85,8 @@ def test_members_are_ordinary_runs(argvs, together, tmp_path):
         log = (tmp_path / f"log_{index}.txt").read_text()
         assert f"Training in {tmp_path / f'together_{index}'};" in log
         assert log.count("step     200") == 1
+        sizes = [(tmp_path / f"{kind}_{index}/last.ckpt").stat().st_size for kind in ("together", "alone")]
+        assert sizes[0] == pytest.approx(sizes[1], rel=0.01)  # its own weights, not those of all members
 
 
 def test_a_stopped_ensemble_goes_on_together_or_alone_or_at_different_steps(argvs, together, tmp_path, monkeypatch):
@@ -110,6 +113,7 @@ def test_a_stopped_ensemble_goes_on_together_or_alone_or_at_different_steps(argv
         insist_on_same(tmp_path / f"together_{index}", tmp_path / f"alone_{index}")
 
 
+@pytest.mark.slow
 def test_members_at_different_steps_that_end_at_different_steps(argvs, tmp_path, monkeypatch):
     original = Evaluation.on_train_batch_end
 
@@ -140,11 +144,21 @@ def test_a_member_that_fails_leaves_the_others_alone(argvs, tmp_path, monkeypatc
         if trainer.default_root_dir.endswith("_0") and trainer.global_step == 20:
             raise ZeroDivisionError("a mistake in a callback")
 
+    clip = GrokModule.on_before_optimizer_step
+
+    def stumble(self, optimizer):
+        clip(self, optimizer)
+        if self.trainer.default_root_dir.endswith("_3") and self.trainer.global_step == 30:
+            raise ZeroDivisionError("a mistake in an optimizer step")
+
     monkeypatch.setattr(Evaluation, "on_train_batch_end", fail)
+    monkeypatch.setattr(GrokModule, "on_before_optimizer_step", stumble)
     runs = argvs("run")
+    runs.append([*runs[2][:-1], str(tmp_path / "run_3")])
     runs[1] += ["--data.phi", "400"]
-    logs = [tmp_path / f"log_{index}.txt" for index in range(3)]
-    assert run_group(runs, logs) == [1, 2, 0]
+    logs = [tmp_path / f"log_{index}.txt" for index in range(4)]
+    assert run_group(runs, logs) == [1, 2, 0, 1]
+    assert "ZeroDivisionError: a mistake in an optimizer step" in logs[3].read_text()
     assert "ZeroDivisionError: a mistake in a callback" in logs[0].read_text()
     assert "error: phi=400.0: use at most" in logs[1].read_text()
     assert RunRecord(tmp_path / "run_2").summary()["finished"]

@@ -1,5 +1,7 @@
 """Members of an ensemble learn what they learn alone."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny import make_data, make_module
@@ -87,6 +89,21 @@ def test_loading_weights_and_dropping_gradients_do_not_part_a_member_from_the_en
     assert together[1].net.embedding.weight.grad.abs().sum() > 0
 
 
+def test_weights_that_have_no_gradient_alone_have_none_in_an_ensemble():
+    """Weight decay acts on whatever has a gradient, be it zero."""
+    stream, alone, together = prepared(), members(2), members(2)
+    for module in (*alone, *together):
+        module.net.unused = torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
+        module.net.embedding.weight.requires_grad_(False)
+    ensemble = SeedEnsemble(together)
+    learn(alone, one_by_one(alone, [stream] * 2), 3)
+    learn(together, lambda step: ensemble.backward([stream.batch(step)] * 2), 3)
+    for mine, yours in zip(together, alone, strict=True):
+        assert mine.net.unused.grad is None
+        assert mine.net.embedding.weight.grad is None
+        torch.testing.assert_close(mine.net.state_dict(), yours.net.state_dict(), rtol=1e-9, atol=1e-9)
+
+
 def test_a_pass_copies_no_weights():
     together = members(2)
     ensemble = SeedEnsemble(together)
@@ -101,6 +118,7 @@ def test_what_cannot_be_batched_is_told():
     for other, told in (
         (make_module(net={"layers": 2}), "model.net"),
         (make_module(net={"loops": 2}), "model.net"),
+        (make_module(net={"activation": "relu"}), "model.net"),
         (make_module(objective=Stablemax()), "model.objective"),
         (make_module(objective=SquaredError()), "model.objective"),
         (make_module(read_out="everywhere"), "model.read_out"),
@@ -112,5 +130,9 @@ def test_what_cannot_be_batched_is_told():
         SeedEnsemble([make_module(data, net={"dropout": 0.1})] * 2)
     with pytest.raises(BadInput, match="give at least one"):
         SeedEnsemble([])
+    batch, ids = prepared().batch(0), torch.arange(3).expand(16, 3)
+    placed = replace(batch, queries=replace(batch.queries, position_ids=ids))
+    with pytest.raises(BadInput, match="position ids in all batches, or in none"):
+        SeedEnsemble(members(2)).backward([batch, placed])
     with pytest.raises(BadInput, match=r"batches of one shape; inputs: \(16, 3\) and \(8, 3\)"):
         SeedEnsemble(members(2)).backward([prepared().batch(0), prepared(batch=8).batch(0)])
