@@ -100,8 +100,8 @@ class RunRecorder(L.Callback):
         if trainer.is_global_zero and not (trainer.global_step < trainer.max_steps and _out_of_time(trainer)):
             record = RunRecord(trainer.default_root_dir)
             # A process stopped between its last checkpoint and here has left a summary that lacks this mark only.
-            summary = self._summary(trainer, cast(GrokModule, pl_module)) if self._evaluated else record.summary()
-            record.write_summary({**(summary or {}), "finished": True})
+            summary = None if self._evaluated else record.summary()
+            record.write_summary({**(summary or self._summary(trainer, cast(GrokModule, pl_module))), "finished": True})
         self.release()
 
     def on_exception(self, *_: Any) -> None:
@@ -123,11 +123,12 @@ class RunRecorder(L.Callback):
         self._previous = dict(state_dict["previous"])
 
     def _summary(self, trainer: L.Trainer, module: GrokModule) -> dict[str, Any]:
+        scores = module.scores or _recorded_scores(trainer)
         summary: dict[str, Any] = {
             "step": trainer.global_step,
-            "accuracy": {name: score.accuracy for name, score in module.scores.items()},
-            "loss": {name: score.loss for name, score in module.scores.items()},
-            "queries_in_split": {name: score.n for name, score in module.scores.items()},
+            "accuracy": {name: score.accuracy for name, score in scores.items()},
+            "loss": {name: score.loss for name, score in scores.items()},
+            "queries_in_split": {name: score.n for name, score in scores.items()},
         }
         for callback in cast(Any, trainer).callbacks:
             if hasattr(callback, "summary"):
@@ -153,6 +154,18 @@ class RunRecorder(L.Callback):
                 norms[f"update_norm/{name}"] = float((weight - self._previous[name]).norm())
         self._previous = matrices
         return norms
+
+
+def _recorded_scores(trainer: L.Trainer) -> dict[str, Score]:
+    """The last evaluation as it was recorded, for a run whose summary somebody has removed."""
+    rows = [row for row in RunRecord(trainer.default_root_dir).rows() if row["split"] is not None]
+    last = max((row["step"] for row in rows if row["name"] == "loss"), default=None)
+    found = {(row["split"], row["name"]): row for row in rows if row["step"] == last}
+    return {
+        split: Score(found.get((split, "accuracy"), {}).get("value"), row["value"], row["n"])
+        for (split, name), row in found.items()
+        if name == "loss"
+    }
 
 
 def _out_of_time(trainer: L.Trainer) -> bool:

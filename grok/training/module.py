@@ -192,8 +192,12 @@ class GrokModule(L.LightningModule):
         return cast(Tensor, self.trainer.strategy.reduce(self._loss_sum.clone(), reduce_op="mean"))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the training loss since the last evaluation, for the same mean after a resume; weights without slack."""
-        checkpoint["training_loss"] = {"sum": self._global_loss_sum(), "steps": self._loss_steps}
+        """Keep the training loss of each process since the last evaluation, and weights without slack."""
+        sums = None if self._loss_sum is None else cast(Tensor, self.all_gather(self._loss_sum)).reshape(-1)
+        checkpoint["training_loss"] = {
+            "sums": sums,
+            "steps": self._loss_steps,
+        }
         # `torch.save` writes the whole memory that a slice is of: of an ensemble, the weights of all members.
         for name, weight in checkpoint["state_dict"].items():
             if weight.untyped_storage().nbytes() > weight.nbytes:
@@ -208,8 +212,10 @@ class GrokModule(L.LightningModule):
         for net in (self.net, self.ema) if len(kinds) == 1 else ():
             if net is not None:  # not the metrics: they count as they do in a run that was not resumed
                 net.to(next(iter(kinds)))
-        kept = checkpoint.get("training_loss", {"sum": None, "steps": 0})
-        self._loss_sum, self._loss_steps = kept["sum"], kept["steps"]
+        kept = checkpoint.get("training_loss", {"sums": None, "steps": 0})
+        sums, self._loss_steps = kept["sums"], kept["steps"]
+        if sums is not None:
+            self._loss_sum = sums[self.global_rank] if len(sums) == self.trainer.world_size else sums.mean()
 
     # ------------------------------------------------------------------ evaluation
 

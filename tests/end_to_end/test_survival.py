@@ -227,6 +227,17 @@ def test_a_run_stopped_between_its_last_checkpoint_and_the_mark_is_finished(fit,
     assert result(tmp_path / "run", hashes) == twin
 
 
+def test_a_summary_that_was_removed_is_written_again(fit, prepared, tmp_path):
+    shutil.copytree(prepared / "twin", tmp_path / "run")
+    expected = RunRecord(tmp_path / "run").summary()
+    (tmp_path / "run/summary.json").unlink()
+    assert fit("run")[0] == 0
+    summary = RunRecord(tmp_path / "run").summary()
+    assert {name: one for name, one in summary.items() if "second" not in name} == {
+        name: one for name, one in expected.items() if "second" not in name
+    }
+
+
 def test_a_run_that_stopped_early_is_not_trained_further_after_that(fit, hashes, tmp_path, monkeypatch):
     early = ("--monitor.threshold", 0.01, "--monitor.window", 1, "--monitor.stop_after", 10)
     assert fit("twin", *early)[0] == 0

@@ -46,6 +46,7 @@ def test_a_signal_to_one_process_stops_both_and_the_resumed_run_is_the_same(done
     for result in done[0]:
         assert "stopped by SIGTERM at step 12" in result["stopped"]
         assert_same(result["resumed"], result["whole"])
+        assert result["losses"][0] == result["losses"][1]
 
 
 def test_processes_hold_the_same_bits_whatever_the_block(together):

@@ -55,7 +55,8 @@ def stop_and_resume(directory) -> dict:
     resumed = module()
     last = directory / "cut/last.ckpt"
     train(directory / "cut", resumed, LastCheckpoint(10), seed=99, resume=last, **options)
-    return {"whole": weights(whole), "resumed": weights(resumed), "stopped": told, "rank": rank}
+    losses = [module.pop_training_loss() for module in (whole, resumed)]
+    return {"whole": weights(whole), "resumed": weights(resumed), "losses": losses, "stopped": told, "rank": rank}
 
 
 if __name__ == "__main__":
