@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import re
+import sys
 from argparse import ArgumentError, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,9 +14,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 import yaml
 from jsonargparse import DefaultHelpFormatter
 from lightning.fabric.plugins.environments import ClusterEnvironment
+from lightning.fabric.plugins.io import CheckpointIO, TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -30,6 +34,7 @@ from grok.errors import BadInput, Problem, insist
 from grok.files import write_atomically
 from grok.records import RunRecord
 from grok.report.closing import closing_lines, score_table
+from grok.stopping import AGAIN
 from grok.training import GrokModule, parameter_groups
 
 __all__ = ["CALLBACKS", "GrokCLI", "run_lightning"]
@@ -121,6 +126,7 @@ class GrokCLI(LightningCLI):
             chosen = self._subcommand_parsers.get(args[0] if args else "")
             known = [option.removeprefix("--") for option in chosen._option_string_actions] if chosen else []
             raise BadInput(explain(str(error), known)) from error
+        _insist_on_one_seed(args, self.config[self.config.subcommand].get("config") or [])
         seed = self.config[self.config.subcommand].seed_everything
         if not 0 <= seed < 2**32:
             insist([Problem("seed_everything", seed, "use an integer from 0 to 4294967295")])
@@ -162,7 +168,8 @@ class GrokCLI(LightningCLI):
             while _holds_files(self.run_dir):
                 self.run_dir, number = base.with_name(f"{base.name}-{number}"), number + 1
         parent = next(path for path in (self.run_dir, *self.run_dir.absolute().parents) if path.exists())
-        if not parent.is_dir() or not os.access(parent, os.W_OK):
+        finished = (RunRecord(self.run_dir).summary() or {}).get("finished")  # then nothing will be written
+        if not parent.is_dir() or not (finished or os.access(parent, os.W_OK)):
             raise BadInput(f"run_dir={str(self.run_dir)!r}: {parent} is not a directory that can be written to")
         saved = self.run_dir / "config.yaml"
         if _holds_files(self.run_dir) and not saved.exists():
@@ -210,8 +217,10 @@ class GrokCLI(LightningCLI):
         plugins = self.options.trainer.plugins or []
         plugins = list(plugins) if isinstance(plugins, (list, tuple)) else [plugins]
         environment = cluster_environment()
-        if environment is not None and not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
-            kwargs["plugins"] = [*plugins, environment]
+        for kind, ours in ((ClusterEnvironment, environment), (CheckpointIO, DurableCheckpoints())):
+            if ours is not None and not any(isinstance(plugin, kind) for plugin in plugins):
+                plugins.append(ours)
+        kwargs["plugins"] = plugins
         trainer: Trainer = super().instantiate_trainer(**kwargs)
         return trainer
 
@@ -224,6 +233,9 @@ class GrokCLI(LightningCLI):
         if self.trainer.is_global_zero:
             for line in closing_lines(self.run_dir):
                 say(line)
+            if not (RunRecord(self.run_dir).summary() or {}).get("finished"):
+                say("out of time; the same command continues")
+                sys.exit(AGAIN)
 
     def _train(self, checkpoint: str | Path | None, **kwargs: Any) -> None:
         recorder = next(one for one in cast(Any, self.trainer).callbacks if isinstance(one, watch.RunRecorder))
@@ -262,6 +274,27 @@ class GrokCLI(LightningCLI):
             say(line)
 
 
+def _insist_on_one_seed(args: Sequence[str], files: Sequence[Any]) -> None:
+    """`seed_everything` is the data's seed; one that is given beside it would be ignored."""
+    given = any(re.match(r"--data(\.init_args)?\.seed(=|$)", str(arg)) for arg in args)
+    for file in files:
+        data = (yaml.safe_load(Path(str(file)).read_text()) or {}).get("data")
+        options = data.get("init_args") if isinstance(data, dict) else None
+        given = given or (isinstance(options, dict) and "seed" in options)
+    if given:
+        raise BadInput("data.seed: is --seed_everything; use that, or data.graph_seed or data.order_seed")
+
+
+class DurableCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it; Lightning's own goes through a temporary directory."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Serialise in memory, so that a full disk is an `OSError`, and write."""
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_atomically(Path(path), content.getvalue())
+
+
 def _of_optimizer_steps(trainer: Any) -> list[Problem]:
     """Settings of the Trainer that would act on Lightning's steps, which are blocks of optimizer steps here."""
     problems = []
@@ -287,6 +320,8 @@ def _insist_on_same(saved: Path, new: str) -> None:
         raise BadInput(f"{saved}: not there; restore it, or start beside it with --fresh") from None
     except yaml.YAMLError:
         raise BadInput(f"{saved}: not YAML; restore it, or start beside it with --fresh") from None
+    if not isinstance(old, dict):
+        raise BadInput(f"{saved}: not the configuration of a run; restore it, or start beside it with --fresh")
     changes = differences({**old, "experiment": wanted["experiment"]}, wanted)
     if changes:
         shown = [*changes[:6], *([f"… and {len(changes) - 6} more"] if len(changes) > 6 else [])]

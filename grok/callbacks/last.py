@@ -100,8 +100,12 @@ class LastCheckpoint(L.Callback):
         checkpoint["rng"] = states
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Remember the generators' states until training starts."""
+        """Remember the generators' states until training starts.
+
+        The time that an earlier attempt was given (`--trainer.max_time`) is no concern of this one.
+        """
         self._rng = checkpoint.get("rng")
+        checkpoint.get("callbacks", {}).pop("Timer", None)
 
     def _restore_rng(self, trainer: L.Trainer) -> None:
         # With another number of processes, which a checkpoint given by hand may come from, each keeps its own state.

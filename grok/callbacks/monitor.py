@@ -85,8 +85,9 @@ class GrokkingMonitor(L.Callback):
             return
         split = next(iter(self.milestones.grok_step))
         grokked = self.milestones.step_of(split, self.threshold, sustained=True)
-        if grokked is not None and trainer.global_step >= grokked + self.stop_after:
-            say(f">>> stopping: {split} has held for {trainer.global_step - grokked} steps since step {grokked}")
+        evaluated = self.milestones.steps[-1]  # only evaluations decide, so that a stop in between changes nothing
+        if grokked is not None and evaluated >= grokked + self.stop_after:
+            say(f">>> stopping: {split} has held for {evaluated - grokked} steps since step {grokked}")
             trainer.should_stop = True
 
     def gap(self) -> float | None:

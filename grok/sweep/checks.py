@@ -17,8 +17,7 @@ from grok.sweep.plan import Line, Sweep
 __all__ = ["SEED_KEYS", "check", "without_seeds"]
 
 SEED_KEYS = (
-    "seed_everything", "data.seed", "data.graph_seed", "data.order_seed", "data.split_seed", "model.seed",
-    "model.init_seed",
+    "seed_everything", "data.graph_seed", "data.order_seed", "data.split_seed", "model.init_seed",
 )  # fmt: skip
 """Keys that change chance only, not what is measured; `init_args` may stand in between."""
 

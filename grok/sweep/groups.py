@@ -12,7 +12,7 @@ from grok.sweep.plan import Line
 __all__ = ["ENSEMBLE_KEYS", "grouped", "indices_of", "spelled"]
 
 ENSEMBLE_KEYS = (
-    "seed_everything", "data.seed", "data.graph_seed", "data.order_seed", "data.phi", "model.seed", "model.init_seed",
+    "seed_everything", "data.graph_seed", "data.order_seed", "data.phi", "model.init_seed",
     "model.clip", "model.ema_decay", "model.optimizer.*", "model.schedule.*",
 )  # fmt: skip
 """Keys in which the members of an ensemble may differ, with or without `init_args` in between."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -120,7 +120,7 @@ def planned(asked: Asked, base: Path, directory: Path) -> Sweep:
     """
     settings = expand(asked)
     if not (directory / "manifest.jsonl").exists():
-        _insist_on_empty(directory)
+        _insist_on_empty(directory, {"base.yaml": base.read_text(), "sweep.yaml": _written(asked)})
         return Sweep(directory, tuple(_lines(settings, asked, ())), asked)
     old = Sweep.load(directory)
     wanted, there = {canonical(one) for one in settings}, {canonical(line.set) for line in old.lines}
@@ -142,13 +142,16 @@ def _lines(settings: Sequence[Setting], asked: Asked, before: Sequence[Line]) ->
     ]
 
 
-def _insist_on_empty(directory: Path) -> None:
+def _written(asked: Asked) -> str:
+    return yaml.safe_dump(asked, sort_keys=False)
+
+
+def _insist_on_empty(directory: Path, own: Mapping[str, str]) -> None:
     if directory.exists() and not directory.is_dir():
         raise BadInput(f"sweep_dir={str(directory)!r}: is a file; choose another directory")
-    # A plan that was cut short has left at most these.
-    own = ("base.yaml", "sweep.yaml")
-    other = [path.name for path in directory.iterdir() if path.name not in own] if directory.is_dir() else []
-    if any(not name.startswith(".") for name in other):
+    # A plan that was cut short has left at most `own`, and what it has written is what is written now.
+    other = [path for path in directory.iterdir() if not path.name.startswith(".")] if directory.is_dir() else []
+    if any(path.name not in own or path.is_dir() or path.read_text() != own[path.name] for path in other):
         raise BadInput(f"sweep_dir={str(directory)!r}: holds other files and no sweep; choose another directory")
 
 
@@ -169,7 +172,7 @@ def plan(asked: Asked, base: Path, directory: Path) -> Sweep:
         begun = (directory / "manifest.jsonl").exists()
         contents = {
             "base.yaml": (sweep.base if begun else base).read_text(),
-            "sweep.yaml": yaml.safe_dump(sweep.asked, sort_keys=False),
+            "sweep.yaml": _written(sweep.asked),
             "manifest.jsonl": "".join(json.dumps(asdict(line)) + "\n" for line in sweep.lines),  # last: now it counts
         }
         for name, text in contents.items():

@@ -167,6 +167,7 @@ BAD = {
     "two directories": (["--trainer.default_root_dir", "x"], "use --run_dir"),
     "learning rate": (["--model.optimizer.lr", -1], "model.optimizer: Invalid learning rate: -1.0"),
     "seed": (["--seed_everything", -1], "seed_everything=-1: use an integer from 0"),
+    "seed of the data": (["--data.seed", 2], "data.seed: is --seed_everything"),
     "objective": (
         ["--model.objective", "grok.training.SquaredError"],
         "model.objective='SquaredError': the answers are",
@@ -272,11 +273,12 @@ def test_a_damaged_checkpoint_and_one_of_another_model_are_named(grok, run):
 def test_a_run_that_is_out_of_time_is_not_finished_and_goes_on(grok, tiny_config, tmp_path):
     arguments = ("fit", "--config", tiny_config, "--run_dir", tmp_path / "run", "--trainer.max_time", "00:00:00:01")
     arguments += ("--trainer.max_steps", 100_000, "--series.enabled", "false")
-    assert grok(*arguments)[0] == 0
+    assert grok(*arguments)[0] == 75
     first = RunRecord(tmp_path / "run").summary()
     assert not first["finished"]
     status, output, _ = grok(*arguments)
-    assert (status, "Resuming" in output) == (0, True)
+    assert (status, "Resuming" in output) == (75, True)
+    assert RunRecord(tmp_path / "run").summary()["step"] > first["step"]  # the time is this attempt's
 
 
 def test_two_processes_do_not_write_one_record(grok, tiny_config, run, tmp_path):

@@ -251,6 +251,15 @@ def test_a_run_that_stopped_early_is_not_trained_further_after_that(fit, hashes,
     assert result(tmp_path / "run", hashes) == result(tmp_path / "twin", hashes)
 
 
+def test_a_stop_between_evaluations_does_not_bring_an_early_end_forward(fit, hashes, tmp_path):
+    early = ("--monitor.threshold", 0.01, "--monitor.window", 1, "--monitor.stop_after", 5)
+    assert fit("twin", *early)[0] == 0
+    with power_failure(28):
+        fit("run", *early, "--last.every", 1)
+    assert fit("run", *early, "--last.every", 1)[0] == 0
+    assert result(tmp_path / "run", hashes) == result(tmp_path / "twin", hashes)
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
 def test_a_signal_saves_at_the_end_of_the_block(fit, hashes, twin, tmp_path, monkeypatch, number, status):
     original = Evaluation.on_train_batch_end

@@ -253,9 +253,12 @@ def test_a_base_that_is_not_there_or_not_yaml_is_named(grok, tiny_config, tmp_pa
 
 def test_a_plan_cut_short_is_made_anew_and_other_files_are_left_alone(grok, tiny_config, tmp_path):
     (tmp_path / "s").mkdir()
-    (tmp_path / "s/base.yaml").write_text("old: true")
+    (tmp_path / "s/base.yaml").write_text("mine: true")
+    status, _, errors = grok(*plan_of(tiny_config, *SEEDS, "seed_everything=0"))
+    assert (status, "holds other files and no sweep" in errors) == (2, True)
+    assert (tmp_path / "s/base.yaml").read_text() == "mine: true"
+    (tmp_path / "s/base.yaml").write_text(tiny_config.read_text())  # what a plan that was cut short has left
     assert grok(*plan_of(tiny_config, *SEEDS, "seed_everything=0"))[0] == 0
-    assert (tmp_path / "s/base.yaml").read_bytes() == tiny_config.read_bytes()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").write_text("mine")
     status, _, errors = grok(*plan_of(tiny_config, *SEEDS, "seed_everything=0", directory="mine"))
