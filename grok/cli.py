@@ -69,7 +69,7 @@ def _disk_error(error: BaseException) -> str | None:
     if not isinstance(error, OSError) or error.errno not in _DISK_ERRORS:
         return None
     where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror}; what was saved before is whole; make room or let it be written to, and the same command continues"
+    return f"{where}{error.strerror}; what was saved is whole; make room, or it writable: the same command continues"
 
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
