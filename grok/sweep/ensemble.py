@@ -114,9 +114,11 @@ class _Member(threading.Thread):
         else:
             self._world.restore()
             self._turn.set()
-        self._stands.wait()
+        try:
+            self._stands.wait()
+        finally:  # also after a second Ctrl-C
+            mine.restore()
         self._stands.clear()
-        mine.restore()
 
     def run(self) -> None:
         """The thread."""
@@ -142,7 +144,7 @@ class _Member(threading.Thread):
             return False
         self.module, self._batches = module, iter(block)
         self.left = self._length = len(block)
-        self._world = _World.current()
+        self._world = _World.current(module.device)
         self._stands.set()
         self._turn.wait()
         self._turn.clear()
@@ -179,14 +181,14 @@ class _Member(threading.Thread):
 class _World:
     """What belongs to the process and not to a thread, and must be a run's own while it moves."""
 
-    def __init__(self, output: tuple[Any, Any], generators: Any, dtype: torch.dtype) -> None:
-        self.output, self.generators, self.dtype = output, generators, dtype
+    def __init__(self, output: tuple[Any, Any], generators: Any, dtype: torch.dtype, device: torch.device) -> None:
+        self.output, self.generators, self.dtype, self.device = output, generators, dtype, device
 
     @classmethod
-    def current(cls) -> _World:
-        return cls((sys.stdout, sys.stderr), rng_state(_CPU), torch.get_default_dtype())
+    def current(cls, device: torch.device = _CPU) -> _World:
+        return cls((sys.stdout, sys.stderr), rng_state(device), torch.get_default_dtype(), device)
 
     def restore(self) -> None:
         sys.stdout, sys.stderr = self.output
-        set_rng_state(self.generators, _CPU)
+        set_rng_state(self.generators, self.device)
         torch.set_default_dtype(self.dtype)

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.func import functional_call
+from torch.nn.modules.dropout import _DropoutNd
 
 from grok.data import Batch
 from grok.errors import BadInput, Problem, insist
@@ -115,7 +116,10 @@ class SeedEnsemble:
         name, stacked = self._lent, self._weights[self._lent]
         for index, member in enumerate(self.members):
             own = member.net.get_parameter(name)
-            if own.grad is None or own.data_ptr() != stacked[index].data_ptr():
+            lent = None if stacked.grad is None else stacked.grad[index]
+            if own.data_ptr() != stacked[index].data_ptr():
+                return False
+            if own.grad is None or lent is None or own.grad.data_ptr() != lent.data_ptr():
                 return False
         return True
 
@@ -150,10 +154,24 @@ def _problems(members: Sequence[GrokModule]) -> list[Problem]:
         if different := [one for one in found if one != found[0]]:
             problems.append(Problem(name, different[0], f"another member has {str(found[0])[:80]}; {alone}"))
     problems += [problem for member in members for problem in _of_the_trainer(member, alone)][:1]
-    dropout = max((getattr(module, "dropout", 0.0) for module in members[0].net.modules()), default=0.0)
-    if isinstance(dropout, float) and dropout > 0:
+    if dropout := max(map(_dropout, members[0].net.modules())):
         problems.append(Problem("model.net.dropout", dropout, f"drawn for all members at once; {alone}"))
+    if other := next(filter(None, (_other_buffer(members[0], member) for member in members)), None):
+        problems.append(Problem("model.net", other, f"a buffer that differs between members; {alone}"))
     return problems
+
+
+def _dropout(module: torch.nn.Module) -> float:
+    share = getattr(module, "p" if isinstance(module, _DropoutNd) else "dropout", 0.0)
+    return share if isinstance(share, float) else 0.0
+
+
+def _other_buffer(one: GrokModule, other: GrokModule) -> str | None:
+    """Name of a buffer that `other` has otherwise: a batched pass uses those of the first member for all."""
+    mine, yours = dict(one.net.named_buffers()), dict(other.net.named_buffers())
+    if mine.keys() != yours.keys():
+        return min(mine.keys() ^ yours.keys())
+    return next((name for name in mine if not torch.equal(mine[name], yours[name])), None)
 
 
 def _of_the_trainer(member: GrokModule, alone: str) -> list[Problem]:

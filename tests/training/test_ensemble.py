@@ -89,6 +89,22 @@ def test_loading_weights_and_dropping_gradients_do_not_part_a_member_from_the_en
     assert together[1].net.embedding.weight.grad.abs().sum() > 0
 
 
+def test_a_gradient_that_somebody_else_left_does_not_part_a_member_from_the_ensemble():
+    stream, together = prepared(), members(2)
+    together[1].net.load_state_dict(together[0].net.state_dict())
+    ensemble = SeedEnsemble(together)
+    ensemble.backward([stream.batch(0)] * 2)
+    for module in together:
+        module.zero_grad(set_to_none=False)
+    together[0].zero_grad()
+    together[0].loss(stream.batch(1)).backward()  # a gradient of its own
+    together[0].zero_grad(set_to_none=False)
+    ensemble.backward([stream.batch(0)] * 2)
+    mine, yours = (module.net.embedding.weight.grad for module in together)
+    assert yours.abs().sum() > 0
+    torch.testing.assert_close(mine, yours)
+
+
 def test_weights_that_have_no_gradient_alone_have_none_in_an_ensemble():
     """Weight decay acts on whatever has a gradient, be it zero."""
     stream, alone, together = prepared(), members(2), members(2)
@@ -128,6 +144,14 @@ def test_what_cannot_be_batched_is_told():
             SeedEnsemble([make_module(), other])
     with pytest.raises(BadInput, match=r"model\.net\.dropout=0\.1: drawn for all"):
         SeedEnsemble([make_module(data, net={"dropout": 0.1})] * 2)
+    shaken, kept = make_module(), [make_module(), make_module()]
+    shaken.net.shake = torch.nn.Dropout(0.2)
+    with pytest.raises(BadInput, match=r"model\.net\.dropout=0\.2: drawn for all"):
+        SeedEnsemble([shaken])
+    for value, module in enumerate(kept):
+        module.net.register_buffer("features", torch.full((2,), float(value)))
+    with pytest.raises(BadInput, match=r"model\.net='features': a buffer that differs"):
+        SeedEnsemble(kept)
     with pytest.raises(BadInput, match="give at least one"):
         SeedEnsemble([])
     batch, ids = prepared().batch(0), torch.arange(3).expand(16, 3)
