@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
 import re
@@ -14,11 +13,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 import yaml
 from jsonargparse import DefaultHelpFormatter
 from lightning.fabric.plugins.environments import ClusterEnvironment
-from lightning.fabric.plugins.io import CheckpointIO, TorchCheckpointIO
+from lightning.fabric.plugins.io import CheckpointIO
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -26,7 +24,7 @@ from lightning.pytorch.trainer import Trainer
 
 from grok import callbacks as watch
 from grok.callbacks.console import say
-from grok.callbacks.last import good_checkpoint
+from grok.callbacks.last import DurableCheckpoints, good_checkpoint
 from grok.cluster import cluster_environment
 from grok.configuration import config_problems, differences, explain, with_run
 from grok.data import RegimeDataModule
@@ -168,7 +166,7 @@ class GrokCLI(LightningCLI):
             while _holds_files(self.run_dir):
                 self.run_dir, number = base.with_name(f"{base.name}-{number}"), number + 1
         parent = next(path for path in (self.run_dir, *self.run_dir.absolute().parents) if path.exists())
-        finished = (RunRecord(self.run_dir).summary() or {}).get("finished")  # then nothing will be written
+        finished = RunRecord(self.run_dir).is_finished()  # then nothing will be written
         if not parent.is_dir() or not (finished or os.access(parent, os.W_OK)):
             raise BadInput(f"run_dir={str(self.run_dir)!r}: {parent} is not a directory that can be written to")
         saved = self.run_dir / "config.yaml"
@@ -202,7 +200,7 @@ class GrokCLI(LightningCLI):
             self.model.make_optimizer(parameter_groups(self.model.net, self.model.decay))
         except (TypeError, ValueError) as error:
             raise BadInput(f"model.optimizer: {error}") from error
-        finished = self.subcommand == "fit" and (RunRecord(self.run_dir).summary() or {}).get("finished")
+        finished = self.subcommand == "fit" and RunRecord(self.run_dir).is_finished()
         for callback in cast(Any, self.trainer).callbacks:
             if isinstance(callback, watch.CircuitCallback) and self.subcommand != "predict" and not finished:
                 callback.prepare(self.datamodule, self.model.evaluated)
@@ -226,14 +224,14 @@ class GrokCLI(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:
         """Train, or go on, or say that there is nothing left to do."""
-        if (RunRecord(self.run_dir).summary() or {}).get("finished"):
+        if RunRecord(self.run_dir).is_finished():
             say(f"{self.run_dir} is finished; nothing to do (--fresh runs it again beside it)")
         else:
             self._train(kwargs.pop("ckpt_path", None), **kwargs)
         if self.trainer.is_global_zero:
             for line in closing_lines(self.run_dir):
                 say(line)
-            if not (RunRecord(self.run_dir).summary() or {}).get("finished"):
+            if not RunRecord(self.run_dir).is_finished():
                 say("out of time; the same command continues")
                 sys.exit(AGAIN)
 
@@ -283,16 +281,6 @@ def _insist_on_one_seed(args: Sequence[str], files: Sequence[Any]) -> None:
         given = given or (isinstance(options, dict) and "seed" in options)
     if given:
         raise BadInput("data.seed: is --seed_everything; use that, or data.graph_seed or data.order_seed")
-
-
-class DurableCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it; Lightning's own goes through a temporary directory."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Serialise in memory, so that a full disk is an `OSError`, and write."""
-        content = io.BytesIO()
-        torch.save(checkpoint, content)
-        write_atomically(Path(path), content.getvalue())
 
 
 def _of_optimizer_steps(trainer: Any) -> list[Problem]:

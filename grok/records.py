@@ -98,6 +98,14 @@ class RunRecord:
         """Replace `summary.json`."""
         write_atomically(self.summary_path, json.dumps(summary, indent=2) + "\n")
 
+    def is_finished(self) -> bool:
+        """Whether the run has reached its end.
+
+        Raises:
+            BadInput: if the summary is damaged.
+        """
+        return bool((self.summary() or {}).get("finished"))
+
     def summary(self) -> dict[str, Any] | None:
         """`summary.json`, or None if there is none yet."""
         if not self.summary_path.exists():

@@ -28,7 +28,9 @@ from typing import Any
 import torch
 import yaml
 
+from grok.files import sha256
 from grok.records import RunRecord
+from grok.report.tensorboard import read_scalars
 
 CONFIG = {
     "seed_everything": 3,
@@ -145,7 +147,7 @@ class Harness:
         """
         child = self.start(run)
         child.join()
-        if child.exitcode != 0 or not (RunRecord(run).summary() or {}).get("finished"):
+        if child.exitcode != 0 or not RunRecord(run).is_finished():
             raise RuntimeError(f"{run} ended with status {child.exitcode}; see {run}.log")
 
     def kill(self, run: Path, kill: Kill) -> None:
@@ -223,8 +225,6 @@ def _checkpoint(run: Path) -> Any:
 
 
 def _files(run: Path) -> dict[str, str]:
-    from grok.files import sha256
-
     paths = [path for kind in ("series", "analysis") for path in sorted((run / kind).iterdir())]
     return {str(path.relative_to(run)): sha256(path) for path in paths}
 
@@ -234,15 +234,7 @@ def _metrics(run: Path) -> str:
 
 
 def _events(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """All scalars by tag and step: one that was logged twice stands here twice."""
-    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
-
-    scalars: dict[str, list[tuple[int, float]]] = {}
-    for path in sorted((run / "tensorboard").glob("events*")):
-        for event in EventFileLoader(str(path)).Load():
-            for value in event.summary.value:
-                scalars.setdefault(value.tag, []).append((event.step, value.tensor.float_val[0]))
-    return {tag: sorted(values) for tag, values in scalars.items() if "seconds" not in tag}
+    return {tag: values for tag, values in read_scalars(run).items() if "seconds" not in tag}
 
 
 def _summary(run: Path) -> dict[str, Any]:

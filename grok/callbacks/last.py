@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ import lightning as L
 import numpy as np
 import torch
 import torch.distributed
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from grok import stopping
 from grok.errors import BadInput
@@ -19,7 +21,9 @@ from grok.files import replace, sha256, write_atomically
 from grok.report.tensorboard import flush_events
 from grok.schedule import Schedule
 
-__all__ = ["LastCheckpoint", "good_checkpoint", "rng_state", "set_rng_state", "verify_checkpoints"]
+__all__ = [
+    "DurableCheckpoints", "LastCheckpoint", "good_checkpoint", "rng_state", "set_rng_state", "verify_checkpoints",
+]  # fmt: skip
 
 NAMES = ("last.ckpt", "previous.ckpt")
 
@@ -112,6 +116,16 @@ class LastCheckpoint(L.Callback):
         if self._rng is not None and len(self._rng) == trainer.world_size:
             set_rng_state(self._rng[trainer.global_rank], trainer.strategy.root_device)
         self._rng = None
+
+
+class DurableCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it; Lightning's own goes through a temporary directory."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Serialise in memory, so that a full disk is an `OSError`, and write."""
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_atomically(Path(path), content.getvalue())
 
 
 def rng_state(device: torch.device) -> dict[str, Any]:

@@ -34,7 +34,6 @@ class RunRecorder(L.Callback):
         self.norms = norms
         self._lock: IO[str] | None = None
         self._previous: dict[str, Tensor] = {}
-        self._evaluated = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Keep other processes out before anything is written."""
@@ -93,15 +92,15 @@ class RunRecorder(L.Callback):
         record = RunRecord(trainer.default_root_dir)
         record.append(rows)
         record.write_summary(self._summary(trainer, module))
-        self._evaluated = True
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Mark the run finished, last of all; one that ran out of time is not, and the same command continues it."""
+        module = cast(GrokModule, pl_module)
         if trainer.is_global_zero and not (trainer.global_step < trainer.max_steps and _out_of_time(trainer)):
             record = RunRecord(trainer.default_root_dir)
             # A process stopped between its last checkpoint and here has left a summary that lacks this mark only.
-            summary = None if self._evaluated else record.summary()
-            record.write_summary({**(summary or self._summary(trainer, cast(GrokModule, pl_module))), "finished": True})
+            summary = None if module.scores else record.summary()
+            record.write_summary({**(summary or self._summary(trainer, module)), "finished": True})
         self.release()
 
     def on_exception(self, *_: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from grok.files import replace
 from grok.records import Row, RunRecord
 
-__all__ = ["flush_events", "to_tensorboard", "truncate_events"]
+__all__ = ["flush_events", "read_scalars", "to_tensorboard", "truncate_events"]
 
 
 def to_tensorboard(run: str | Path, rows: Sequence[Row] = (), pictures: Sequence[Path] = ()) -> None:
@@ -51,6 +51,19 @@ def flush_events(loggers: Iterable[Any]) -> None:
             for path in Path(logger.log_dir).glob("events*"):
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
+
+
+def read_scalars(run: str | Path) -> dict[str, list[tuple[int, float]]]:
+    """All scalars of a run's event files by tag: `(step, value)`, ascending; one logged twice stands there twice."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    scalars: dict[str, list[tuple[int, float]]] = {}
+    for path in (Path(run) / "tensorboard").glob("events*"):
+        for event in EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                if value.tensor.float_val:  # not a picture
+                    scalars.setdefault(value.tag, []).append((event.step, value.tensor.float_val[0]))
+    return {tag: sorted(values) for tag, values in scalars.items()}
 
 
 def truncate_events(run: str | Path, step: int) -> None:

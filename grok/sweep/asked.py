@@ -13,7 +13,7 @@ import yaml
 
 from grok.errors import BadInput
 
-__all__ = ["Asked", "Setting", "plain", "read", "read_file", "read_options"]
+__all__ = ["Asked", "Setting", "plain", "read", "read_file", "read_options", "same_key"]
 
 Setting = dict[str, Any]
 """Keys of `grok fit` and their values, for one run."""
@@ -75,6 +75,11 @@ def plain(value: Any, where: str = "") -> Any:
     raise BadInput(f"{where}={value}: a {type(value).__name__} is no value of a key; put it in quotes")
 
 
+def same_key(key: str) -> str:
+    """The one spelling of a key: `init_args` may stand in it or not."""
+    return key.replace(".init_args", "")
+
+
 def _values(values: Any, where: str) -> list[Any]:
     """The values of a key: a list, `{range: [0, 10]}` as Python counts, or `0..9`, both ends included."""
     span = _SPAN.fullmatch(values) if isinstance(values, str) else None
@@ -129,7 +134,7 @@ def _insist_on_keys(asked: Asked, where: str) -> None:
                 raise BadInput(f"{where}: {kind}.{key}: not a key of `grok fit`")
             if key in _OF_THE_SWEEP:
                 raise BadInput(f"{where}: {kind}.{key}: the sweep itself chooses it; leave it out")
-            same = key.replace(".init_args", "")
+            same = same_key(key)
             if same in places:
                 raise BadInput(f"{where}: {key} is in {places[same]} and in {kind}; keep one")
             places[same] = kind

@@ -11,10 +11,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from grok.errors import BadInput
 from grok.lightning_cli import GrokCLI, run_lightning
+from grok.sweep.asked import same_key
 from grok.sweep.expansion import canonical
 from grok.sweep.plan import Line, Sweep
 
-__all__ = ["SEED_KEYS", "check", "without_seeds"]
+__all__ = ["SEED_KEYS", "check", "is_seed", "without_seeds"]
 
 SEED_KEYS = (
     "seed_everything", "data.graph_seed", "data.order_seed", "data.split_seed", "model.init_seed",
@@ -22,9 +23,14 @@ SEED_KEYS = (
 """Keys that change chance only, not what is measured; `init_args` may stand in between."""
 
 
+def is_seed(key: str) -> bool:
+    """Whether a key changes chance only."""
+    return same_key(key) in SEED_KEYS
+
+
 def without_seeds(line: Line) -> dict[str, Any]:
     """What a run measures: its keys and values without the seeds."""
-    return {key: value for key, value in line.set.items() if key.replace(".init_args", "") not in SEED_KEYS}
+    return {key: value for key, value in line.set.items() if not is_seed(key)}
 
 
 def check(sweep: Sweep, base: Path, lines: Sequence[Line]) -> None:

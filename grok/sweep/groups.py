@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from grok.errors import BadInput
+from grok.sweep.asked import same_key
 from grok.sweep.expansion import canonical
 from grok.sweep.plan import Line
 
@@ -29,7 +30,7 @@ def grouped(lines: Iterable[Line], most: int) -> list[list[Line]]:
 
 
 def _may_vary(key: str) -> bool:
-    same = key.replace(".init_args", "")
+    same = same_key(key)
     return any(same == one or (one.endswith("*") and same.startswith(one[:-1])) for one in ENSEMBLE_KEYS)
 
 

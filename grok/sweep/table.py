@@ -13,7 +13,7 @@ from typing import Any
 
 from grok.files import write_atomically
 from grok.sweep.asked import Asked
-from grok.sweep.checks import SEED_KEYS, without_seeds
+from grok.sweep.checks import is_seed, without_seeds
 from grok.sweep.expansion import argument, canonical, varied
 from grok.sweep.plan import Sweep
 from grok.sweep.status import Report
@@ -25,7 +25,7 @@ Table = list[dict[str, Any]]
 
 def keys_of(asked: Asked) -> list[str]:
     """Keys in which settings differ: those that vary, without the seeds."""
-    return [key for key in varied(asked) if key.replace(".init_args", "") not in SEED_KEYS]
+    return [key for key in varied(asked) if not is_seed(key)]
 
 
 def run_rows(sweep: Sweep, found: Sequence[Report]) -> Table:

@@ -27,7 +27,7 @@ STOPPED_BY = (AGAIN, 130, 137, 138, 143)
 def is_finished(sweep: Sweep, line: Line) -> bool:
     """Whether a run has reached its end; one with a damaged summary has not, and `grok fit` will say so."""
     try:
-        return bool((sweep.record(line).summary() or {}).get("finished"))
+        return sweep.record(line).is_finished()
     except BadInput:
         return False
 

@@ -41,24 +41,14 @@ class SeedEnsemble:
         self._weights: dict[str, Tensor] = {}
         self._lent: str | None = None  # a weight whose gradients are slices
 
-    def step(self, batches: Sequence[Batch]) -> Tensor:
-        """One optimizer step of every member on its own batch; members are being trained by a Trainer each.
-
-        Returns:
-            The losses `[E]`.
-
-        Raises:
-            BadInput: if the batches have different shapes.
-        """
-        losses = self.backward(batches)
-        for member, loss in zip(self.members, losses, strict=True):
-            member.update(loss, keep_memory=True)
-        return losses
-
     def backward(self, batches: Sequence[Batch]) -> Tensor:
         """Add to the gradients of every member those of its loss on its batch; returns the losses `[E]`.
 
-        Whoever steps optimizers without a Trainer must zero the gradients in place: `zero_grad(set_to_none=False)`.
+        What follows is each member's own: `GrokModule.update(loss, keep_memory=True)`, or, without a Trainer, an
+        optimizer whose gradients are zeroed in place, `zero_grad(set_to_none=False)`.
+
+        Raises:
+            BadInput: if the batches have different shapes.
         """
         if not self._are_views():
             self._stack()

@@ -179,25 +179,19 @@ class GrokModule(L.LightningModule):
 
     def pop_training_loss(self) -> float | None:
         """Mean training loss since the last call, over all processes, which all call this; waits for the device."""
-        total = self._global_loss_sum()
+        total = self._loss_sum
         if total is None:
             return None
+        if self.trainer.world_size > 1:
+            total = cast(Tensor, self.trainer.strategy.reduce(total.clone(), reduce_op="mean"))
         mean = float(total) / self._loss_steps
         self._loss_sum, self._loss_steps = None, 0
         return mean
 
-    def _global_loss_sum(self) -> Tensor | None:
-        if self._loss_sum is None or self.trainer.world_size == 1:
-            return self._loss_sum
-        return cast(Tensor, self.trainer.strategy.reduce(self._loss_sum.clone(), reduce_op="mean"))
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the training loss of each process since the last evaluation, and weights without slack."""
         sums = None if self._loss_sum is None else cast(Tensor, self.all_gather(self._loss_sum)).reshape(-1)
-        checkpoint["training_loss"] = {
-            "sums": sums,
-            "steps": self._loss_steps,
-        }
+        checkpoint["training_loss"] = {"sums": sums, "steps": self._loss_steps}
         # `torch.save` writes the whole memory that a slice is of: of an ensemble, the weights of all members.
         for name, weight in checkpoint["state_dict"].items():
             if weight.untyped_storage().nbytes() > weight.nbytes:

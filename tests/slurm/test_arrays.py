@@ -4,10 +4,10 @@ import json
 import subprocess
 
 import pytest
-from event_files import scalars
 from quick_run import CONFIG
 
 from grok.records import RunRecord
+from grok.report.tensorboard import read_scalars
 
 pytestmark = pytest.mark.slurm
 
@@ -28,7 +28,7 @@ def insist_on_twin(run, twin):
     )
     assert mine == yours
     assert mine["finished"]
-    assert scalars(run) == scalars(twin)
+    assert read_scalars(run) == read_scalars(twin)
 
 
 def log(sweep, seed):

@@ -48,33 +48,29 @@ def one_by_one(modules, streams):
     return backward
 
 
+def insist_on_same_learning(streams, alone, together, steps, tolerance):
+    """Losses and weights of an ensemble are those of its members trained alone; returns the losses `[step, member]`."""
+    ensemble = SeedEnsemble(together)
+    expected = learn(alone, one_by_one(alone, streams), steps)
+    got = learn(together, lambda step: ensemble.backward([stream.batch(step) for stream in streams]), steps)
+    torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
+    for mine, yours in zip(together, alone, strict=True):
+        for name, weight in yours.net.state_dict().items():
+            torch.testing.assert_close(mine.net.state_dict()[name], weight, rtol=tolerance, atol=tolerance)
+    return expected
+
+
 @pytest.mark.parametrize("options", SETTINGS.values(), ids=SETTINGS.keys())
 def test_every_member_learns_what_it_learns_alone(options):
     streams = [prepared(seed=1), prepared(seed=2, phi=1.5), prepared(seed=3)]
-    alone, together = members(**options), members(**options)
-
-    ensemble = SeedEnsemble(together)
-    expected = learn(alone, one_by_one(alone, streams), 50)
-    got = learn(together, lambda step: ensemble.backward([stream.batch(step) for stream in streams]), 50)
-    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
-    for mine, yours in zip(together, alone, strict=True):
-        for name, weight in yours.net.state_dict().items():
-            torch.testing.assert_close(mine.net.state_dict()[name], weight, rtol=1e-9, atol=1e-9)
-    assert (expected[-1] < expected[0]).all()
-    assert len(set(expected[-1].tolist())) == 3
+    losses = insist_on_same_learning(streams, members(**options), members(**options), 50, 1e-9)
+    assert (losses[-1] < losses[0]).all()
+    assert len(set(losses[-1].tolist())) == 3
 
 
 def test_in_float32_the_first_ten_steps_agree():
     streams = [prepared(seed=1), prepared(seed=2)]
-    alone, together = members(2, torch.float32), members(2, torch.float32)
-    ensemble = SeedEnsemble(together)
-
-    expected = learn(alone, one_by_one(alone, streams), 10)
-    got = learn(together, lambda step: ensemble.backward([stream.batch(step) for stream in streams]), 10)
-    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
-    for mine, yours in zip(together, alone, strict=True):
-        for name, weight in yours.net.state_dict().items():
-            torch.testing.assert_close(mine.net.state_dict()[name], weight, rtol=1e-5, atol=1e-5)
+    insist_on_same_learning(streams, members(2, torch.float32), members(2, torch.float32), 10, 1e-5)
 
 
 def test_loading_weights_and_dropping_gradients_do_not_part_a_member_from_the_ensemble():

@@ -68,3 +68,4 @@ if __name__ == "__main__":
         torch.save(result, root / f"rank_{result['rank']}.pt")
     result = stop_and_resume(Path(sys.argv[1]))
     torch.save(result, Path(sys.argv[1]) / f"stopped_{result['rank']}.pt")
+    torch.distributed.destroy_process_group()  # threads of an open one can abort the interpreter as it ends
