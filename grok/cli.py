@@ -1,7 +1,7 @@
 """The command line: one `main(argv) -> status`.
 
-`fit`, `validate`, `test` and `predict` are LightningCLI's (`grok.lightning_cli`); `trace`, `verify` and `sweep` stand
-beside.
+`fit`, `validate`, `test` and `predict` are LightningCLI's (`grok.lightning_cli`); `trace`, `verify`, `sweep` and
+`verdict` stand beside.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from grok.errors import BadInput
 from grok.lightning_cli import run_lightning
 from grok.stopping import DISK, Stopped, listening
 from grok.trace import trace
+from grok.verdict.command import verdict
 
 __all__ = ["main"]
 
@@ -88,7 +89,9 @@ def _sweep(argv: Sequence[str]) -> int | None:
     return sweep(argv)
 
 
-_COMMANDS: Mapping[str, Callable[[Sequence[str]], int | None]] = {"trace": trace, "verify": _verify, "sweep": _sweep}
+_COMMANDS: Mapping[str, Callable[[Sequence[str]], int | None]] = {
+    "trace": trace, "verify": _verify, "sweep": _sweep, "verdict": verdict,
+}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

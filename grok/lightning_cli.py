@@ -377,6 +377,7 @@ DESCRIPTION = """Train small transformers until they grok, and see which circuit
   grok trace RUN                               run the circuit analyses over its checkpoint series
   grok verify RUN                              check its checkpoints against their SHA-256
   grok sweep plan SWEEP.yaml                   plan many runs; `grok sweep` works them off and collects them
+  grok verdict SWEEP                           judge the claims of He et al. 2026 by the runs of a sweep
 """
 
 HELP = {"description": DESCRIPTION, "formatter_class": HelpFormatter}

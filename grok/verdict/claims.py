@@ -1,0 +1,360 @@
+"""The three claims of He et al. 2026 (arXiv 2601.09049), each as checks that a rule decides, seed by seed.
+
+Every check says its rule in words, which the page prints; the numbers in it are the constants below. The same rules are
+applied to the published curves where those hold what a rule needs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from grok.verdict.curves import Curve, Spread
+from grok.verdict.experiment import SCRATCH, Experiment, Run, by_seed
+from grok.verdict.published import finetuned, pretrained
+
+__all__ = ["FINE_TUNED", "ID", "MATURE", "NEW_NEW", "NEW_OLD", "OLD_NEW", "OOD", "Check", "Claim", "claims"]
+
+ID, OOD = "test_inferred_iid", "test_inferred_ood"
+NEW_OLD, OLD_NEW, NEW_NEW = "test_inferred_new_old", "test_inferred_old_new", "test_inferred_new_new"
+
+ANSWERED, VISIBLE, HIDDEN = 0.5, 0.9, 0.5
+"""Accuracy that counts as answered; bridge (chance taken away) that counts as there, and below which it is not."""
+
+FAKE = 0.75
+"""Accuracy on OOD queries that counts as behavioural grokking without a circuit, where the bridge is hidden."""
+
+TOGETHER = 1.5
+"""OOD queries are answered *together* with ID ones if they need at most so many times their steps."""
+
+DECISIVE = 0.5
+"""Strength above its floor from which a state decides the answer."""
+
+TRANSFERS, FAILS, APART = 0.9, 0.2, 0.3
+"""Accuracy of a transfer that works, and of one that does not; distance that makes two accuracies different."""
+
+MAJORITY = 2 / 3
+"""Share of seeds in which the core of a claim must pass."""
+
+MATURE = ("natural", "both_full", "hop1_full")
+"""Regimes whose models have the whole circuit at the end, by He et al. 2026 (section 5.2)."""
+
+FINE_TUNED = "grokked"
+"""Milestone from which claim 3 is judged."""
+
+Outcome = bool | None
+"""Of a check in one seed; None where the runs do not hold what it needs."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One rule.
+
+    Args:
+        rule: in words.
+        core: whether the claim falls with it; otherwise it is a caveat.
+        outcomes: of each seed.
+        told: what was measured.
+        published: what the published curves say by the same rule; empty if they cannot say anything.
+    """
+
+    rule: str
+    core: bool
+    outcomes: tuple[Outcome, ...]
+    told: str
+    published: str = ""
+
+    @property
+    def known(self) -> list[bool]:
+        """Outcomes of the seeds that have one."""
+        return [outcome for outcome in self.outcomes if outcome is not None]
+
+    @property
+    def passes(self) -> Outcome:
+        """Whether it passes in enough seeds; None if no seed can tell."""
+        return None if not self.known else sum(self.known) >= MAJORITY * len(self.known)
+
+    @property
+    def always(self) -> bool:
+        """Whether it passes in every seed."""
+        return bool(self.known) and all(self.known)
+
+
+Verdict = Literal["holds", "holds with a caveat", "not at this scale", "not measured"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim and its checks."""
+
+    name: str
+    text: str
+    checks: tuple[Check, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """By the rule that the page states."""
+        core = [check.passes for check in self.checks if check.core]
+        if None in core:
+            return "not measured" if False not in core else "not at this scale"
+        if not all(core):
+            return "not at this scale"
+        return "holds" if all(check.always for check in self.checks) else "holds with a caveat"
+
+
+def claims(experiment: Experiment, model: str) -> list[Claim]:
+    """The three claims for one model."""
+    return [_same_path(experiment, model), _dissociation(experiment, model), _transfer(experiment, model)]
+
+
+# ------------------------------------------------------------------ claim 1
+
+
+def _same_path(experiment: Experiment, model: str) -> Claim:
+    seeds = experiment.seeds(model)
+    natural, both = (by_seed(experiment.select(model, regime)) for regime in ("natural", "both_full"))
+
+    def each(judge: Callable[[Run], tuple[Outcome, str]], runs: dict[int, Run]) -> tuple[tuple[Outcome, ...], str]:
+        found = [judge(runs[seed]) if seed in runs else (None, "–") for seed in seeds]
+        return tuple(outcome for outcome, _ in found), "; ".join(dict.fromkeys(told for _, told in found))
+
+    exposed, waiting = each(_together, both), each(_together, natural)
+    late = tuple(None if outcome is None else not outcome for outcome in waiting[0])
+    published = {regime: _published_lag(regime) for regime in ("natural", "both_full")}
+    return Claim(
+        "1. One path, which absorbs OOD facts",
+        "Grokked and non-grokked models use the same inference path; grokking is that facts without compositional "
+        "supervision enter a path that exists for ID queries already (section 3).",
+        (
+            Check(
+                f"*both_full*: OOD queries reach {ANSWERED:.0%} within {TOGETHER:g} × the steps of held-out ID queries",
+                True, exposed[0], exposed[1], published["both_full"],
+            ),
+            Check(
+                f"*natural*: they need more than {TOGETHER:g} × as many, or never get there",
+                True, late, waiting[1], published["natural"],
+            ),
+            Check(
+                f"*natural*: when held-out ID queries reach {ANSWERED:.0%}, their bridge is found in {VISIBLE:.0%}",
+                True, *each(_path_is_there, natural), "not published: only OOD queries were traced",
+            ),
+            Check(
+                f"*both_full*, end: the state at r1 decides ID and OOD answers alike (strength ≥ {DECISIVE:g} above "
+                "its floor)",
+                True, *each(_decides_both, both), "not published: no state was patched",
+            ),
+            Check(
+                f"*both_full*: when OOD queries reach {ANSWERED:.0%}, their bridge is found in {HIDDEN:.0%}",
+                False, *each(_bridge_first, both), _published_bridge_first(),
+            ),
+        ),
+    )  # fmt: skip
+
+
+def _lag(ood: int | None, known: int | None) -> tuple[Outcome, str]:
+    if known is None:
+        return None, "ID never"
+    if ood is None:
+        return False, f"ID {known:,}, OOD never"
+    return ood <= TOGETHER * known, f"ID {known:,}, OOD {ood:,}"
+
+
+def _together(run: Run) -> tuple[Outcome, str]:
+    return _lag(run.curve("accuracy", OOD).first(ANSWERED), run.curve("accuracy", ID).first(ANSWERED))
+
+
+def _published_lag(regime: str) -> str:
+    train, target = pretrained(regime, "train_acc").first(0.95), pretrained(regime, "target_found").first(ANSWERED)
+    passed, _ = _lag(target, train)
+    end = "never" if target is None else f"step {target:,}"
+    return f"training 95 % at {train:,}, OOD answer found in {ANSWERED:.0%} at {end} ({'yes' if passed else 'no'})"
+
+
+def _path_is_there(run: Run) -> tuple[Outcome, str]:
+    step, bridge = run.curve("accuracy", ID).first(ANSWERED), run.bridge(ID)
+    if step is None or not bridge:
+        return None, "–"
+    return bridge.at(step) >= VISIBLE, f"{bridge.at(step):.2f} at step {step:,}"
+
+
+def _decides_both(run: Run) -> tuple[Outcome, str]:
+    known, ood = run.strength(ID), run.strength(OOD)
+    if not known or not ood:
+        return None, "–"
+    return min(known.last, ood.last) >= DECISIVE, f"ID {known.last:.2f}, OOD {ood.last:.2f}"
+
+
+def _bridge_first(run: Run) -> tuple[Outcome, str]:
+    step, bridge = run.curve("accuracy", OOD).first(ANSWERED), run.bridge(OOD)
+    if step is None or not bridge:
+        return None, "–"
+    return bridge.at(step) >= HIDDEN, f"{bridge.at(step):.2f} at step {step:,}"
+
+
+def _published_bridge_first() -> str:
+    step = pretrained("both_full", "target_found").first(ANSWERED)
+    value = pretrained("both_full", "bridge_found").at(step)
+    return f"{value:.3f} at step {step:,} ({'yes' if value >= HIDDEN else 'no'})"
+
+
+# ------------------------------------------------------------------ claim 2
+
+
+def _dissociation(experiment: Experiment, model: str) -> Claim:
+    seeds = experiment.seeds(model)
+    hop1, hop2 = (by_seed(experiment.select(model, regime)) for regime in ("hop1_full", "hop2_full"))
+    fake = [_fake(*_answers_and_bridge(hop2.get(seed))) for seed in seeds]
+    early = [_early(*_answers_and_bridge(hop1.get(seed))) for seed in seeds]
+    told = (_told(fake), _told(early))
+    either = tuple(_either(one[0], other[0]) for one, other in zip(fake, early, strict=True))
+    causal = [_uncaused(hop2[seed]) if seed in hop2 else (None, "–") for seed in seeds]
+    printed = [judge(pretrained(regime, "target_found"), pretrained(regime, "bridge_found"))
+               for judge, regime in ((_fake, "hop2_full"), (_early, "hop1_full"))]  # fmt: skip
+    return Claim(
+        "2. Answers and circuit come apart",
+        "Behavioural grokking and the formation of the circuit are dissociable: with exposure of the second hop only, "
+        "OOD queries are answered without a visible bridge, *fake grokking* (section 4).",
+        (
+            Check(
+                "one of the two dissociations that follow is seen",
+                True, either, "see below", "yes" if _either(printed[0][0], printed[1][0]) else "no",
+            ),
+            Check(
+                f"*hop2_full*: OOD queries reach {FAKE:.0%} while their bridge is found in less than {HIDDEN:.0%} "
+                "(answers without a bridge)",
+                False, tuple(one for one, _ in fake), told[0], printed[0][1],
+            ),
+            Check(
+                f"*hop1_full*: their bridge is found in {VISIBLE:.0%} while they are answered in less than "
+                f"{ANSWERED:.0%} (a bridge without answers; not claimed, but in the published curves)",
+                False, tuple(one for one, _ in early), told[1], printed[1][1],
+            ),
+            Check(
+                f"*hop2_full*: when OOD queries reach {FAKE:.0%}, the state at r1 does not decide them either "
+                f"(strength < {DECISIVE:g} above its floor): the circuit is absent, not only unreadable",
+                False, tuple(one for one, _ in causal), _told(causal), "not published: no state was patched",
+            ),
+        ),
+    )  # fmt: skip
+
+
+def _answers_and_bridge(run: Run | None) -> tuple[Curve, Curve]:
+    return (Curve(), Curve()) if run is None else (run.curve("accuracy", OOD), run.bridge(OOD))
+
+
+def _fake(answers: Curve, bridge: Curve) -> tuple[Outcome, str]:
+    if not answers or not bridge:
+        return None, "–"
+    step = answers.first(FAKE)
+    if step is None:
+        return False, f"at most {answers.highest:.2f} answered"
+    return bridge.at(step) < HIDDEN, f"bridge {bridge.at(step):.2f} at step {step:,}"
+
+
+def _early(answers: Curve, bridge: Curve) -> tuple[Outcome, str]:
+    if not answers or not bridge:
+        return None, "–"
+    step = bridge.first(VISIBLE)
+    if step is None:
+        return False, f"bridge at most {bridge.highest:.2f}"
+    return answers.at(step) < ANSWERED, f"{answers.at(step):.2f} answered at step {step:,}"
+
+
+def _uncaused(run: Run) -> tuple[Outcome, str]:
+    step, strength = run.curve("accuracy", OOD).first(FAKE), run.strength(OOD)
+    if step is None or not strength:
+        return None, "–"
+    return strength.at(step) < DECISIVE, f"{strength.at(step):.2f} at step {step:,}"
+
+
+def _either(one: Outcome, other: Outcome) -> Outcome:
+    return True if one or other else None if one is None and other is None else False
+
+
+def _told(found: Iterable[tuple[Outcome, str]]) -> str:
+    return "; ".join(dict.fromkeys(told for _, told in found))
+
+
+# ------------------------------------------------------------------ claim 3
+
+
+def _transfer(experiment: Experiment, model: str) -> Claim:
+    seeds = experiment.seeds(model)
+
+    def final(regimes: Sequence[str], start: str, split: str) -> list[float]:
+        """For each seed the median over regimes of the final accuracy."""
+        runs = [by_seed(experiment.select(model, regime, start)) for regime in regimes]
+        return [
+            Spread(tuple(one[seed].curve("accuracy", split).last for one in runs if seed in one)).median
+            for seed in seeds
+        ]
+
+    mature = {split: final(MATURE, FINE_TUNED, split) for split in (NEW_OLD, OLD_NEW, NEW_NEW)}
+    scratch, fake = final(MATURE, SCRATCH, NEW_OLD), final(["hop2_full"], FINE_TUNED, NEW_OLD)
+    shortcut = _shortcut(experiment, model, seeds)
+    return Claim(
+        "3. A mature circuit transfers half",
+        "A new fact works as the first hop of a query with an old second one, not the other way round, and models "
+        "without the circuit do not transfer (section 5.2).",
+        (
+            Check(
+                f"new+old from a grokked mature model ({', '.join(MATURE)}): at least {TRANSFERS:.0%}",
+                True, _judged(mature[NEW_OLD], lambda x: x >= TRANSFERS), _numbers(mature[NEW_OLD]),
+                _published_final(MATURE, NEW_OLD),
+            ),
+            Check(
+                f"old+new from the same: at most {FAILS:.0%}",
+                True, _judged(mature[OLD_NEW], lambda x: x <= FAILS), _numbers(mature[OLD_NEW]),
+                _published_final(MATURE, OLD_NEW),
+            ),
+            Check(
+                f"new+old is at least {APART:g} better than from scratch",
+                True, _apart(mature[NEW_OLD], scratch), f"from scratch {_numbers(scratch)}",
+                _published_final(["scratch"], NEW_OLD),
+            ),
+            Check(
+                f"new+old is at least {APART:g} better than the shortcut *second relation → most frequent tail*",
+                False, _apart(mature[NEW_OLD], shortcut), f"shortcut {_numbers(shortcut)}",
+                "not published; 0.54–0.63 by our count on the published recipe",
+            ),
+            Check(
+                f"new+new: at most {FAILS:.0%}",
+                False, _judged(mature[NEW_NEW], lambda x: x <= FAILS), _numbers(mature[NEW_NEW]),
+                _published_final(MATURE, NEW_NEW),
+            ),
+            Check(
+                f"new+old is at least {APART:g} better than from hop2_full (fake grokking does not transfer)",
+                False, _apart(mature[NEW_OLD], fake), f"hop2_full {_numbers(fake)}",
+                _published_final(["hop2_full"], NEW_OLD),
+            ),
+        ),
+    )  # fmt: skip
+
+
+def _shortcut(experiment: Experiment, model: str, seeds: Sequence[int]) -> list[float]:
+    runs = [by_seed(experiment.select(model, regime, FINE_TUNED)) for regime in MATURE]
+    return [
+        Spread(tuple(one[seed].curve("baseline/shortcut", NEW_OLD).last for one in runs if seed in one)).median
+        for seed in seeds
+    ]
+
+
+def _judged(values: Sequence[float], judge: Callable[[float], bool]) -> tuple[Outcome, ...]:
+    return tuple(None if math.isnan(value) else judge(value) for value in values)
+
+
+def _apart(values: Sequence[float], others: Sequence[float]) -> tuple[Outcome, ...]:
+    return _judged([value - other for value, other in zip(values, others, strict=True)], lambda x: x >= APART)
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return "; ".join("–" if math.isnan(value) else f"{value:.2f}" for value in values)
+
+
+def _published_final(starts: Sequence[str], split: str) -> str:
+    curves = [finetuned(start, split) for start in starts]
+    sizes = sorted({curve.n for curve in curves})
+    number = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,}–{sizes[-1]:,}"
+    return f"{', '.join(f'{curve.last:.2f}' for curve in curves)} of {number} queries"

@@ -1,0 +1,214 @@
+"""Reading an experiment: which runs there are, what each is, and whether they may be compared at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from grok.errors import BadInput
+from grok.records import RunRecord
+from grok.verdict.curves import Curve, curves_of
+from grok.verdict.published import REGIMES
+
+__all__ = ["PRETRAINING", "SCRATCH", "STARTS", "Experiment", "Run", "by_seed"]
+
+PRETRAINING, SCRATCH = "pretraining", "scratch"
+STARTS = (SCRATCH, "before_memorised", "memorised", "bridge", "grokked", "last")
+"""Where a transfer run can have started, in the order of what its source had learnt."""
+
+_GRAPH = ("entities", "relations", "out_degree", "ood", "iid")
+_TRANSFER_CLASS = "NewKnowledge"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Args:
+        directory: where it is.
+        regime: exposure regime, or that of its source.
+        model: what tells models apart, in words.
+        seed: of everything.
+        start: `PRETRAINING`, `SCRATCH`, or the milestone (or step) of the source that it was fine-tuned from.
+        graph: what fixes the knowledge graph.
+    """
+
+    directory: Path
+    regime: str
+    model: str
+    seed: int
+    start: str
+    graph: Mapping[str, Any] = field(hash=False)
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """Its `summary.json`."""
+        return RunRecord(self.directory).summary() or {}
+
+    @cached_property
+    def curves(self) -> dict[tuple[str, str], Curve]:
+        """Its curves by name and split."""
+        return curves_of(RunRecord(self.directory).rows())
+
+    def curve(self, name: str, split: str) -> Curve:
+        """One curve; an empty one if that was not measured."""
+        return self.curves.get((name, split), Curve())
+
+    def bridge(self, split: str) -> Curve:
+        """Bridge Found at any state and position, chance taken away."""
+        return self.curve("found/bridge", split).corrected()
+
+    def strength(self, split: str, position: str = "r1") -> Curve:
+        """Causal strength of the state after step 1 or later at `position` that decides most, above its floor."""
+        best: dict[int, float] = {}
+        count = 0
+        for (name, where), curve in self.curves.items():
+            if where == split and name.startswith("tracing/changed/S[") and name.endswith(f",{position}]"):
+                if name.startswith("tracing/changed/S[0,"):
+                    continue  # the embedding: what is asked, not what was found
+                count = max(count, curve.n)
+                for step, value in zip(curve.steps, curve.above_floor().values, strict=True):
+                    best[step] = max(best.get(step, -1.0), value)
+        steps = tuple(sorted(best))
+        return Curve(steps, tuple(best[step] for step in steps), (0.0,) * len(steps), count)
+
+    def flops(self, step: float | None) -> float | None:
+        """Floating-point operations up to `step`, those of its source included."""
+        if step is None or not self.summary.get("step"):
+            return None
+        return float(self.summary["flops"] * step / self.summary["step"] + self.source_flops)
+
+    def hours(self, step: float | None) -> float | None:
+        """Wall hours up to `step`, without those of its source."""
+        if step is None or not self.summary.get("step"):
+            return None
+        return float(self.summary["wall_seconds"] * step / self.summary["step"] / 3600)
+
+    @property
+    def source_flops(self) -> float:
+        """What the source had spent when this run started from it."""
+        return float((self.summary.get("start") or {}).get("flops") or 0.0)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The finished runs of a directory, and how many others it has."""
+
+    directory: Path
+    runs: tuple[Run, ...]
+    unfinished: int
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Experiment:
+        """Read every run in `directory`: a sweep, or any directory that holds run directories.
+
+        Raises:
+            BadInput: if there is no finished run of an exposure regime, or runs have different graphs.
+        """
+        place = Path(directory)
+        configs = sorted(place.rglob("config.yaml")) if place.is_dir() else []
+        read = [(path.parent, _configuration(path)) for path in configs]
+        finished = [one for one in read if one[1] and RunRecord(one[0]).is_finished()]
+        runs = tuple(run for run in (_run(*one) for one in finished) if run is not None)
+        if not any(run.start == PRETRAINING for run in runs):
+            told = "no finished run of grok.data.FactExposure in it"
+            raise BadInput(f"{directory}: {told}; give the directory of a sweep such as configs/he2026/small.yaml")
+        _insist_on_one_graph(runs)
+        return cls(place, runs, _planned(place, len(read)) - len(finished))
+
+    def select(self, model: str, regime: str | None = None, start: str = PRETRAINING) -> list[Run]:
+        """Runs of a model, by seed."""
+        chosen = [run for run in self.runs if run.model == model and run.start == start]
+        return sorted((run for run in chosen if regime in (None, run.regime)), key=lambda run: (run.regime, run.seed))
+
+    @property
+    def models(self) -> list[str]:
+        """Models, the one with most runs first."""
+        names = [run.model for run in self.runs]
+        return sorted(set(names), key=lambda name: (-names.count(name), name))
+
+    def regimes(self, model: str, start: str = PRETRAINING) -> list[str]:
+        """Regimes that a model was trained in, in the order of the paper."""
+        found = {run.regime for run in self.select(model, None, start)}
+        return [regime for regime in REGIMES if regime in found] + sorted(found - set(REGIMES))
+
+    def starts(self, model: str) -> list[str]:
+        """Where the transfer runs of a model started, the least trained first."""
+        found = {run.start for run in self.runs if run.model == model} - {PRETRAINING}
+        return [start for start in STARTS if start in found] + sorted(found - set(STARTS))
+
+    def seeds(self, model: str) -> list[int]:
+        """Seeds of a model's runs."""
+        return sorted({run.seed for run in self.runs if run.model == model})
+
+
+def _planned(directory: Path, begun: int) -> int:
+    manifest = directory / "manifest.jsonl"
+    return len(manifest.read_text().splitlines()) if manifest.is_file() else begun
+
+
+def _configuration(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError:
+        content = None
+    return content if isinstance(content, dict) and isinstance(content.get("data"), dict) else {}
+
+
+def _run(directory: Path, config: Mapping[str, Any]) -> Run | None:
+    data = config["data"].get("init_args") or {}
+    if "regime" not in data:
+        return None
+    start = config.get("start") or {}
+    transfer = str(config["data"].get("class_path")).endswith(_TRANSFER_CLASS)
+    began = str(start["step"]) if start.get("run") else SCRATCH
+    graph = {key: data.get(key) for key in _GRAPH}
+    graph["graph_seed"] = config.get("seed_everything") if data.get("graph_seed") is None else data["graph_seed"]
+    return Run(
+        directory,
+        str(data["regime"]),
+        _model(config["model"]["net"]),
+        int(config["seed_everything"]),
+        began if transfer else PRETRAINING,
+        graph,
+    )
+
+
+def _model(net: Mapping[str, Any]) -> str:
+    """`2 blocks × 2 loops (shared)`, or what a recursive model is."""
+    options = net.get("init_args") or {}
+    if "high_cycles" in options:
+        cycles = f"{options['high_cycles']} × {options['low_cycles']} cycles"
+        return f"recursive, {cycles}, mixing {options.get('mixing', 'tokens')}"
+    layers, loops = options.get("layers", 1), options.get("loops", 1)
+    shared = "shared" if loops > 1 else "unshared"
+    return f"{layers} blocks × {loops} loop{'s' if loops != 1 else ''} ({shared})"
+
+
+def _insist_on_one_graph(runs: Sequence[Run]) -> None:
+    """Regimes, starts and models of one seed answer the same tests about the same graph, and seeds one size of it."""
+    first = runs[0]
+    for run in runs:
+        for key in _GRAPH:
+            if run.graph[key] != first.graph[key]:
+                raise BadInput(_different(key, run, first))
+    by_seed: dict[int, Run] = {}
+    for run in runs:
+        other = by_seed.setdefault(run.seed, run)
+        if run.graph != other.graph:
+            raise BadInput(_different("graph_seed", run, other))
+
+
+def _different(key: str, one: Run, other: Run) -> str:
+    told = " and ".join(f"{run.directory} has data.{key}={run.graph[key]!r}" for run in (other, one))
+    return f"runs on different graphs cannot be compared: {told}; use the same data for all"
+
+
+def by_seed(runs: Iterable[Run]) -> dict[int, Run]:
+    """Runs by seed."""
+    return {run.seed: run for run in runs}
