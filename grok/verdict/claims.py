@@ -41,8 +41,8 @@ MAJORITY = 2 / 3
 MATURE = ("natural", "both_full", "hop1_full")
 """Regimes whose models have the whole circuit at the end, by He et al. 2026 (section 5.2)."""
 
-FINE_TUNED = "grokked"
-"""Milestone from which claim 3 is judged."""
+FINE_TUNED = "last"
+"""Starting point by which claim 3 is judged: the end of pre-training."""
 
 Outcome = bool | None
 """Of a check in one seed; None where the runs do not hold what it needs."""
@@ -300,7 +300,7 @@ def _transfer(experiment: Experiment, model: str) -> Claim:
         "without the circuit do not transfer (section 5.2).",
         (
             Check(
-                f"new+old from a grokked mature model ({', '.join(MATURE)}): at least {TRANSFERS:.0%}",
+                f"new+old from the end of a mature model ({', '.join(MATURE)}): at least {TRANSFERS:.0%}",
                 True, _judged(mature[NEW_OLD], lambda x: x >= TRANSFERS), _numbers(mature[NEW_OLD]),
                 _published_final(MATURE, NEW_OLD),
             ),

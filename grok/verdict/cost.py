@@ -158,7 +158,7 @@ def _for_transfer(experiment: Experiment, model: str) -> Iterator[str]:
         if regime in ("natural", "both_full") and all(value.known for value in values.values()):
             scratch, early, late = (values[start].median for start in (SCRATCH, "memorised", FINE_TUNED))
             yield (
-                f"For new facts as first hops (*{regime}*), fine-tuning ends at {late:.0%} from the grokked model, at "
-                f"{early:.0%} from the memorised one and at {scratch:.0%} from scratch: the wait bought "
+                f"For new facts as first hops (*{regime}*), fine-tuning ends at {late:.0%} from the end of the run, "
+                f"at {early:.0%} from where it had memorised and at {scratch:.0%} from scratch: the wait bought "
                 f"{100 * (late - early):+.0f} points."
             )

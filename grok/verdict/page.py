@@ -14,14 +14,14 @@ from grok.verdict.published import pretrained
 __all__ = ["page"]
 
 RULES = f"""\
-Verdicts follow rules. A check is judged in each seed; it passes if it does in {MAJORITY:.0%} of the seeds that can tell.
-A claim *holds* if all its checks pass in all seeds; it *holds with a caveat* if its core checks (bold) pass; otherwise
-it is *not at this scale*; it is *not measured* if a core check has no data.
+Verdicts follow rules. A check is judged in each seed; it passes if it does in {MAJORITY:.0%} of the seeds that can
+tell. A claim *holds* if all its checks pass in all seeds; it *holds with a caveat* if its core checks (bold) pass;
+otherwise it is *not at this scale*; it is *not measured* if a core check has no data.
 
-*Bridge found* is the share of queries whose bridge is the most likely token at any state and position, with what shuffled
-bridges give taken away: (found − floor) / (1 − floor). Answers are exact matches. *Strength* is the share of answers that
-change when the state at r1 is replaced by that of another relation, less the share when it is replaced by that of another
-fact with the same bridge, at the state after one step or more where this is largest."""
+*Bridge found* is the share of queries whose bridge is the most likely token at any state and position, with what
+shuffled bridges give taken away: (found − floor) / (1 − floor). Answers are exact matches. *Strength* is the share of
+answers that change when the state at r1 is replaced by that of another relation, less the share when it is replaced by
+that of another fact with the same bridge, at the state after one step or more where this is largest."""
 """How the verdicts come about, as the page says it."""
 
 _CATEGORIES = {NEW_OLD: "new+old", OLD_NEW: "old+new", NEW_NEW: "new+new"}
