@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any, cast
 
 import lightning as L
@@ -64,7 +65,7 @@ class CostMeter(L.Callback):
         module = cast(GrokModule, pl_module)
         data = cast(RegimeDataModule, cast(Any, trainer).datamodule)
         batch = data.generated.train.batch(0, trainer.global_rank, trainer.world_size)
-        batch = Batch(batch.queries.to(module.device), batch.supervised)
+        batch = replace(batch, queries=batch.queries.to(module.device))
         size = data.generated.train.size
         self.per_step = {
             "flops": flops_per_step(module, batch) * size // len(batch.queries),  # shares differ if size is odd

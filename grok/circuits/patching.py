@@ -9,7 +9,7 @@ Shape legend: N example, C counterfactual, S patched state, K token, T position,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,7 @@ from grok.circuits.reading import Reading, read
 from grok.data.split import Split
 from grok.errors import BadInput, Problem
 from grok.models import StepModel
-from grok.models.steps import Memory, State, pick
+from grok.models.steps import Memory, State
 
 __all__ = ["Counterfactual", "Patched", "patch_states"]
 
@@ -149,7 +149,7 @@ class _Chunk:
 
     def readings(self, counterfactual: Counterfactual, tokens: Tensor) -> tuple[Reading, Reading]:
         """Of the clean run `[n, K]`, and of the patched runs `[n, S, K]`."""
-        clean = self._read(_pick(self.states[self.last], self.at), tokens)
+        clean = self._read(self.model.picked(self.states[self.last], self.at), tokens)
         # What is overwritten after the position that is read cannot be seen there.
         first = min(min(counterfactual.positions), int(self.at.min())) if self.model.causal else 0
         others = self._other_states(counterfactual)
@@ -157,7 +157,7 @@ class _Chunk:
         for index in range(self.last + 1):
             if index in self.steps:
                 joined = self._overwritten(index, others[index], counterfactual.positions, first)
-                joined = joined if index < self.last else _pick(joined, self.at - first)
+                joined = joined if index < self.last else self.model.picked(joined, self.at - first)
                 active = joined if active is None else self._concatenate(active, joined)
             if index < self.last and active is not None:
                 active = self._step(index, active, first)
@@ -205,7 +205,3 @@ class _Chunk:
 
     def _read(self, state: State, tokens: Tensor) -> Reading:
         return read(self.model.readout(state, norm=self.norm)[:, 0].float(), tokens, self.labels)
-
-
-def _pick(state: State, at: Tensor) -> Mapping[str, Tensor]:
-    return {name: pick(stream, at) for name, stream in state.items()}

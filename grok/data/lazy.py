@@ -138,7 +138,7 @@ class LazyStream(Stream):
             place = torch.arange(begin * self.size, end * self.size, device=self.graph.tails.device)
             queries = replace(self.encode(self.graph, self.hops(place)), labels=self.labels).without_truth()
             for batch in queries.chunks(self.size):
-                yield Batch(batch if world == 1 else batch.take(slice(rank, None, world)), batch.mask.sum())
+                yield Batch(batch if world == 1 else batch.take(slice(rank, None, world)), batch.mask.sum(), len(batch))
 
     def to(self, device: torch.device | str) -> LazyStream:
         """See `Stream.to`."""

@@ -23,10 +23,12 @@ class Batch:
         queries: the queries of this rank.
         supervised: number of supervised slots of the *global* batch, by which a summed loss is divided, so that any
             number of ranks with any shares gives the same mean.
+        size: number of queries of the global batch; None means that `queries` are all.
     """
 
     queries: Split
     supervised: int | Tensor
+    size: int | None = None
 
 
 class Stream(ABC):
@@ -74,7 +76,7 @@ class TableStream(Stream):
         slots = self.size * self.table.mask.shape[1]
         for rows in self.order(start, stop):
             supervised = slots if self._all_supervised else self.table.mask[rows].sum()
-            yield Batch(self.table.take(rows if world == 1 else rows[rank::world]), supervised)
+            yield Batch(self.table.take(rows if world == 1 else rows[rank::world]), supervised, self.size)
 
     def to(self, device: torch.device | str) -> TableStream:
         """See `Stream.to`."""
@@ -100,7 +102,7 @@ class FreshStream(Stream):
             queries = self.make(step)
             if self.device is not None:
                 queries = queries.to(self.device)
-            yield Batch(queries.take(slice(rank, None, world)), queries.mask.sum())
+            yield Batch(queries.take(slice(rank, None, world)), queries.mask.sum(), len(queries))
 
     def to(self, device: torch.device | str) -> FreshStream:
         """See `Stream.to`."""

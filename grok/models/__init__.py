@@ -1,6 +1,7 @@
 """Models: who answers."""
 
+from grok.models.recursive import RecursiveTransformer
 from grok.models.steps import State, Step, StepModel, Tap
 from grok.models.transformer import LoopedTransformer
 
-__all__ = ["LoopedTransformer", "State", "Step", "StepModel", "Tap"]
+__all__ = ["LoopedTransformer", "RecursiveTransformer", "State", "Step", "StepModel", "Tap"]

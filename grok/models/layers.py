@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from grok.models.steps import Memory, Tap, pick
 
-__all__ = ["MLP", "Attention", "SwiGLU", "activation", "make_norm"]
+__all__ = ["MLP", "Attention", "SwiGLU", "TokenMixing", "activation", "make_norm"]
 
 Norm = Literal["layer", "rms", "none"]
 Activation = Literal["gelu_tanh", "gelu", "relu", "identity"]
@@ -195,3 +195,20 @@ class SwiGLU(nn.Module):
             hidden = tap("mlp.hook_post", hidden)
         result: Tensor = self.out(hidden)
         return result
+
+
+class TokenMixing(SwiGLU):
+    """Gated MLP over positions, the same for every channel; its weights belong to positions, whose number is fixed.
+
+    Args:
+        positions: T.
+        hidden: M.
+    """
+
+    def __init__(self, positions: int, hidden: int) -> None:
+        super().__init__(positions, hidden)
+
+    def forward(self, x: Tensor, tap: Tap | None = None) -> Tensor:
+        """`[B, T, D]` to `[B, T, D]`; the hook `mix.hook_post` is `[B, D, M]`."""
+        named = None if tap is None else lambda _, value: tap("mix.hook_post", value)
+        return super().forward(x.mT, named).mT

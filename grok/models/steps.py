@@ -68,6 +68,9 @@ class StepModel(nn.Module, ABC):
 
     task: Task
 
+    auxiliary: bool = False
+    """Whether `auxiliary_loss` adds to the loss of the answers."""
+
     @property
     @abstractmethod
     def steps(self) -> Sequence[Step]:
@@ -109,10 +112,38 @@ class StepModel(nn.Module, ABC):
         tap: Tap | None = None,
     ) -> Tensor:
         """Logits or values `[B, T, V]` (`[B, A, V]` at positions `at`) for tokens `[B, T]` or columns `[B, T, F]`."""
+        return self.forward_with_state(inputs, at, position_ids, tap)[0]
+
+    def forward_with_state(
+        self,
+        inputs: Tensor,
+        at: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        tap: Tap | None = None,
+    ) -> tuple[Tensor, State]:
+        """What `forward` gives, and the last state."""
         state = self.embed(inputs, position_ids)
         if at is not None and not self.steps:
-            state = {name: pick(stream, at) for name, stream in state.items()}
-        return self.readout(self.run(state, at=at, tap=tap))
+            state = self.picked(state, at)
+        state = self.run(state, at=at, tap=tap)
+        return self.readout(state), state
+
+    def auxiliary_loss(self, state: State, right: Tensor) -> Tensor:
+        """Loss `[B]` of each query beside that of its answers, if the model is `auxiliary`.
+
+        Args:
+            state: the last state.
+            right: `[B]` bool, whether all answers of the query are right.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no auxiliary loss")
+
+    def picked(self, state: State, at: Tensor) -> State:
+        """The state at positions `at` `[B, A]`, as after a last step that was asked for them: `[B, A, D]`."""
+        return {name: pick(stream, at) for name, stream in state.items()}
+
+    def stream_at(self, index: int) -> str:
+        """The stream of S[`index`] in which a lens looks: the one that the step before it has written."""
+        return self.streams[0]
 
     def states(self, inputs: Tensor, position_ids: Tensor | None = None) -> list[State]:
         """S[0] … S[n]: the embedding, then the state after each step."""

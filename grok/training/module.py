@@ -16,10 +16,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torchmetrics import MeanMetric
 
-from grok.data import Batch, Block, RegimeDataModule
+from grok.data import Batch, Block, RegimeDataModule, Split
 from grok.data.blocks import Piece
 from grok.errors import Problem, insist
-from grok.models import LoopedTransformer, StepModel
+from grok.models import LoopedTransformer, State, StepModel
 from grok.models.steps import pick
 from grok.task import Task
 from grok.training.objectives import CrossEntropy, Objective
@@ -58,6 +58,8 @@ class GrokModule(L.LightningModule):
         block: K, optimizer steps per Lightning training step.
         read_out: run the last block and the read-out at the `supervised` positions only, or `everywhere` as the
             reference code does; the loss and the gradients are the same.
+        reduction: the training loss is the mean over the supervised `slots` of the batch, or over its `queries` of the
+            mean over the slots of each (He et al. 2026). A loss of the model's own is a mean over queries.
         seed: fixes the initial weights. `grok` passes its `--seed_everything`.
         init_seed: fixes the initial weights alone; None takes it from `seed`.
     """
@@ -74,6 +76,7 @@ class GrokModule(L.LightningModule):
         ema_decay: float | None = None,
         block: int = 50,
         read_out: Literal["supervised", "everywhere"] = "supervised",
+        reduction: Literal["slots", "queries"] = "slots",
         seed: int = 0,
         init_seed: int | None = None,
     ) -> None:
@@ -86,8 +89,11 @@ class GrokModule(L.LightningModule):
         self.ema = None if ema_decay is None else copy.deepcopy(self.net).requires_grad_(False)
         self._average = None if ema_decay is None else get_ema_multi_avg_fn(ema_decay)  # type: ignore[no-untyped-call]
         self.objective = objective or CrossEntropy()
+        if self.net.auxiliary and not self.objective.exact:
+            fix = "a model that learns whether its answers are right needs such answers; for values, use net.halt=false"
+            insist([Problem("objective", type(self.objective).__name__, fix)])
         self.make_optimizer, self.make_schedule, self.decay = optimizer, schedule, decay
-        self.clip, self.block, self.read_out = clip, block, read_out
+        self.clip, self.block, self.read_out, self.reduction = clip, block, read_out, reduction
         self.metrics = nn.ModuleList()  # by position: a split may be called `train`, a name nn.Module has taken
         self.scores: dict[str, Score] = {}
         self._loss_sum: Tensor | None = None
@@ -129,9 +135,22 @@ class GrokModule(L.LightningModule):
     def loss(self, batch: Batch, world: int = 1) -> Tensor:
         """Loss of this rank's share, scaled so that the mean over `world` ranks is the mean over the global batch."""
         queries = batch.queries
-        outputs = self.outputs(self.net, queries.inputs, queries.at, queries.position_ids)
+        states: list[State] = []
+        net = _noting(self.net, states) if self.net.auxiliary else self.net
+        outputs = self.outputs(net, queries.inputs, queries.at, queries.position_ids)
         losses = self.objective(outputs, queries.targets) * queries.mask
-        return cast(Tensor, losses.sum() * (world / batch.supervised))
+        of_query = world / (len(queries) if batch.size is None else batch.size)
+        if self.reduction == "queries":
+            loss = (losses.sum(1) / queries.mask.sum(1).clamp(min=1)).sum() * of_query
+        else:
+            loss = losses.sum() * (world / batch.supervised)
+        if states:
+            loss = loss + self.net.auxiliary_loss(states[0], self._right(outputs, queries)).sum() * of_query
+        return cast(Tensor, loss)
+
+    def _right(self, outputs: Tensor, queries: Split) -> Tensor:
+        """`[B]` bool, whether all answers of a query are right."""
+        return (self.objective.correct(outputs, queries.targets) | ~queries.mask).all(1)
 
     def outputs(
         self, net: Callable[..., Tensor], inputs: Tensor, at: Tensor, position_ids: Tensor | None = None
@@ -245,8 +264,7 @@ class GrokModule(L.LightningModule):
         outputs = self.outputs(self.evaluated, queries.inputs, queries.at, queries.position_ids)
         metrics["loss"].update(self.objective(outputs, queries.targets)[queries.mask])
         if self.objective.exact:
-            right = self.objective.correct(outputs, queries.targets) | ~queries.mask
-            metrics["accuracy"].update(right.all(1).float())
+            metrics["accuracy"].update(self._right(outputs, queries).float())
 
     test_step = validation_step
 
@@ -276,3 +294,14 @@ class GrokModule(L.LightningModule):
         outputs = self.outputs(self.evaluated, queries.inputs, queries.at, queries.position_ids)
         answer = outputs.argmax(-1) if not queries.targets.is_floating_point() else outputs.squeeze(-1)
         return {"inputs": queries.inputs, "answer": answer, "targets": queries.targets, "mask": queries.mask}
+
+
+def _noting(net: StepModel, states: list[State]) -> Callable[..., Tensor]:
+    """`net`, which appends its last state to `states`."""
+
+    def noted(*arguments: Any, **options: Any) -> Tensor:
+        outputs, state = net.forward_with_state(*arguments, **options)
+        states.append(state)
+        return outputs
+
+    return noted
