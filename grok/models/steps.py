@@ -73,6 +73,10 @@ class StepModel(nn.Module, ABC):
     def steps(self) -> Sequence[Step]:
         """The steps in order, one entry per application."""
 
+    def stream_at(self, index: int) -> str:
+        """The stream that the logit lens decodes at S[index]."""
+        return self.streams[0]
+
     @abstractmethod
     def embed(self, inputs: Tensor, position_ids: Tensor | None = None) -> State:
         """State before the first step, from tokens `[B, T]` or columns `[B, T, F]`."""
