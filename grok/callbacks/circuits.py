@@ -97,6 +97,7 @@ class CausalTracing(CircuitCallback):
             answer.
         floor: measure counterfactuals that keep the bridge (or the answer) beside them; doubles the work.
         restrict: rank among the possible answers instead of the whole vocabulary.
+        streams: of a model with several streams, patch them `together`, or `each` by itself.
         options: see `CircuitCallback`.
     """
 
@@ -110,11 +111,12 @@ class CausalTracing(CircuitCallback):
         target: tuple[int, str, str] | None = None,
         floor: bool = True,
         restrict: bool = False,
+        streams: Literal["together", "each"] = "together",
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.counterfactuals, self.measures, self.only_correct = counterfactuals, measures, only_correct
-        self.target, self.floor, self.restrict = target, floor, restrict
+        self.target, self.floor, self.restrict, self.streams = target, floor, restrict, streams
         self._drawn: dict[str, tuple[list[Counterfactual], list[Counterfactual]]] = {}
 
     def analyse(self, model: StepModel, data: RegimeDataModule, name: str, split: Split) -> Analysis:
@@ -124,7 +126,7 @@ class CausalTracing(CircuitCallback):
         counterfactuals, floor = self._drawn[name]
         tracing = causal_tracing(
             model, split, counterfactuals, floor if self.floor else None, target=self.target, restrict=self.restrict,
-            batch=self.batch,
+            batch=self.batch, streams=self.streams,
         )  # fmt: skip
         patched = tracing.outcome.patched
         return Analysis(

@@ -36,12 +36,12 @@ from grok.circuits.nodes import (
     run,
 )  # fmt: skip
 from grok.circuits.patching import Counterfactual
-from grok.circuits.reading import Reading, effect, read
+from grok.circuits.reading import Reading, effect, picked, read
 from grok.data.keyed import keyed_hash
 from grok.data.split import Split
 from grok.errors import BadInput, Problem
 from grok.models import StepModel
-from grok.models.steps import State, Tap, pick
+from grok.models.steps import State, Tap
 
 __all__ = [
     "BATCH", "MEASURES", "Ablated", "Folded", "How", "ablate", "ablation", "both_answers", "edge_ablation",
@@ -126,7 +126,7 @@ class Folded:
 
     def read(self, state: State, groups: int = 1) -> Reading:
         """The answer `[n, S, J]` in a last state `[S · n, T, D]`."""
-        answer = {name: pick(x, self.at.repeat(groups, 1)) for name, x in state.items()}
+        answer = picked(self.model, state, self.at.repeat(groups, 1))
         reading = read(self.model.readout(answer)[:, 0].float(), self.tokens.repeat(groups, 1))
         return reading.map(lambda x: x.view(groups, -1, x.shape[-1]).transpose(0, 1))
 

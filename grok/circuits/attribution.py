@@ -32,10 +32,10 @@ from grok.circuits.nodes import (
     run,
 )
 from grok.circuits.patching import Counterfactual
+from grok.circuits.reading import picked
 from grok.data.split import Split
 from grok.errors import BadInput, Problem
 from grok.models import StepModel
-from grok.models.steps import pick
 
 __all__ = ["agreement", "attribution_patching", "exact_patching"]
 
@@ -109,7 +109,7 @@ def _gradients(model: StepModel, split: Split, tokens: Tensor, names: Sequence[s
         ids = None if split.position_ids is None else split.position_ids.clone()
         state = run(model, model.embed(split.inputs.clone(), ids), tap)
         at, both = split.at[:, :1].clone(), tokens.clamp(min=0)
-        logits = model.readout({name: pick(stream, at) for name, stream in state.items()})[:, 0].gather(1, both)
+        logits = model.readout(picked(model, state, at))[:, 0].gather(1, both)
         difference = (logits[:, 0] - logits[:, 1]).sum()
         found = torch.autograd.grad(difference, list(probes.values()), materialize_grads=True)
     return dict(zip(probes, found, strict=True))
