@@ -47,6 +47,7 @@ CALLBACKS: Mapping[str, type[Callback]] = {
     "cost": watch.CostMeter,
     "series": watch.CheckpointSeries,
     "lens": watch.LogitLens,
+    "found": watch.Found,
     "tracing": watch.CausalTracing,
     "semantic": watch.SemanticPatching,
     "cosine": watch.CosineLens,

@@ -14,6 +14,7 @@ from grok.callbacks.circuits import (
 from grok.callbacks.cost import CostMeter
 from grok.callbacks.evaluation import Evaluation
 from grok.callbacks.figures import Figures
+from grok.callbacks.found import Found
 from grok.callbacks.last import LastCheckpoint
 from grok.callbacks.monitor import GrokkingMonitor
 from grok.callbacks.predictions import PredictionWriter
@@ -28,6 +29,7 @@ __all__ = [
     "CostMeter",
     "Evaluation",
     "Figures",
+    "Found",
     "Fourier",
     "GrokkingMonitor",
     "LastCheckpoint",

@@ -37,13 +37,16 @@ class Analysis:
 
 
 def grid_rows(step: int, split: str, grid: Grid) -> list[Row]:
-    """The lines of `metrics.jsonl` of a grid: `lens/mrr/bridge/S[2,r1]` and so on, one per cell that has a value."""
+    """The lines of `metrics.jsonl` of a grid, one per cell that has a value: `lens/mrr/bridge/S[2,r1]`, or
+    `lens/mrr/bridge/S[2,r1].z_L` of one stream of several, or `found/bridge` on a single axis.
+    """
     rows: list[Row] = []
     for labels, cell in grid.cells():
         if cell["value"] is not None:
             place = "/".join(labels)
             if tuple(grid.axes) == ("step", "position"):
-                place = f"{labels[0][:-1]},{labels[1]}]"
+                state, _, stream = labels[0].partition("]")
+                place = f"{state},{labels[1]}]{stream}"
             rows.append({"step": step, "split": split, "name": f"{grid.name}/{place}", **cell})
     return rows
 

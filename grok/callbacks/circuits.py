@@ -44,6 +44,7 @@ class LogitLens(CircuitCallback):
         norm: read out through the final norm.
         restrict: rank among the possible answers instead of the whole vocabulary.
         top: tokens kept per state and query in `analysis/`.
+        streams: of a model with several streams, `decoded` reads the one that it decodes at S[i], `each` all of them.
         options: see `CircuitCallback`.
     """
 
@@ -56,16 +57,18 @@ class LogitLens(CircuitCallback):
         norm: bool = True,
         restrict: bool = False,
         top: int = 3,
+        streams: Literal["decoded", "each"] = "decoded",
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.columns, self.measures, self.norm, self.restrict, self.top = columns, measures, norm, restrict, top
+        self.streams = streams
 
     def analyse(self, model: StepModel, data: RegimeDataModule, name: str, split: Split) -> Analysis:
         """See `CircuitCallback.analyse`."""
         lens = logit_lens(
             model, split, self.columns or _usual_columns(split), norm=self.norm, restrict=self.restrict, top=self.top,
-            batch=self.batch,
+            batch=self.batch, streams=self.streams,
         )  # fmt: skip
         grids = [lens.grid(column, measure) for column in lens.columns for measure in self.measures]
         tensors = {f"{column}/rank": lens.readings[column].rank for column in lens.columns}
@@ -94,6 +97,7 @@ class CausalTracing(CircuitCallback):
             answer.
         floor: measure counterfactuals that keep the bridge (or the answer) beside them; doubles the work.
         restrict: rank among the possible answers instead of the whole vocabulary.
+        streams: of a model with several streams, patch them `together`, or `each` by itself.
         options: see `CircuitCallback`.
     """
 
@@ -107,11 +111,12 @@ class CausalTracing(CircuitCallback):
         target: tuple[int, str, str] | None = None,
         floor: bool = True,
         restrict: bool = False,
+        streams: Literal["together", "each"] = "together",
         **options: Any,
     ) -> None:
         super().__init__(**options)
         self.counterfactuals, self.measures, self.only_correct = counterfactuals, measures, only_correct
-        self.target, self.floor, self.restrict = target, floor, restrict
+        self.target, self.floor, self.restrict, self.streams = target, floor, restrict, streams
         self._drawn: dict[str, tuple[list[Counterfactual], list[Counterfactual]]] = {}
 
     def analyse(self, model: StepModel, data: RegimeDataModule, name: str, split: Split) -> Analysis:
@@ -121,7 +126,7 @@ class CausalTracing(CircuitCallback):
         counterfactuals, floor = self._drawn[name]
         tracing = causal_tracing(
             model, split, counterfactuals, floor if self.floor else None, target=self.target, restrict=self.restrict,
-            batch=self.batch,
+            batch=self.batch, streams=self.streams,
         )  # fmt: skip
         patched = tracing.outcome.patched
         return Analysis(

@@ -10,6 +10,7 @@ from grok.circuits.counterfactuals import (
     same_bridge_counterfactuals,
 )
 from grok.circuits.examples import choose_examples, column, columns
+from grok.circuits.found import Found, found
 from grok.circuits.fourier import Fourier, fourier_analysis
 from grok.circuits.grid import Grid, bootstrap
 from grok.circuits.lens import Lens, logit_lens
@@ -30,6 +31,7 @@ __all__ = [
     "Counterfactual",
     "Edge",
     "FactMap",
+    "Found",
     "FoundCircuit",
     "Fourier",
     "Grid",
@@ -58,6 +60,7 @@ __all__ = [
     "fact_map",
     "faithfulness",
     "find_circuit",
+    "found",
     "fourier_analysis",
     "full_run_probing",
     "immediate_probing",

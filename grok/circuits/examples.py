@@ -18,7 +18,10 @@ from grok.data.split import Split
 from grok.errors import BadInput, Problem, insist
 from grok.models import StepModel
 
-__all__ = ["EXAMPLES", "analysing", "choose_examples", "column", "columns", "position_index", "step_range"]
+__all__ = [
+    "EXAMPLES", "analysing", "by_stream", "choose_examples", "column", "columns", "position_index", "state_names",
+    "step_range",
+]  # fmt: skip
 
 EXAMPLES = 300
 """Queries examined unless asked otherwise (Wang et al. 2024)."""
@@ -116,3 +119,17 @@ def step_range(model: StepModel, steps: Sequence[int] | None, last: int | None =
     if wrong or not chosen:
         raise BadInput(Problem("steps", wrong or chosen, f"no such state; use S[0] to S[{last}]"))
     return chosen
+
+
+def by_stream(model: StepModel, steps: Sequence[int]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Every stream of every state by itself, as i and stream of each; no streams if the model has only one."""
+    if len(model.streams) == 1:
+        return tuple(steps), ()
+    return tuple(i for i in steps for _ in model.streams), tuple(model.streams) * len(steps)
+
+
+def state_names(steps: Sequence[int], streams: Sequence[str] = ()) -> tuple[str, ...]:
+    """`S[3]`, or `S[3].z_H` where streams are told apart."""
+    if not streams:
+        return tuple(f"S[{step}]" for step in steps)
+    return tuple(f"S[{step}].{stream}" for step, stream in zip(steps, streams, strict=True))

@@ -204,7 +204,10 @@ def _embedding_norms(model: StepModel, split: Split) -> Tensor:
     with analysing(model) as device:
         here = split.to(device)
         ids = here.position_ids
-        embedded = model.embed(here.inputs, ids)["resid"][:, 0].cpu().double()
+        state, only = model.embed(here.inputs, ids), model.streams if len(model.streams) == 1 else None
+    # Where the embedding is beside several streams, those that start as constants add no frequency.
+    parts = [stream[:, 0] for name, stream in state.items() if only is None or name in only]
+    embedded = torch.cat(parts, 1).cpu().double()
     spectrum = torch.fft.rfft(embedded, dim=0, norm="ortho")[1:].abs().square().sum(1)
     twice = torch.full_like(spectrum, 2.0)
     if len(embedded) % 2 == 0:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from grok.circuits.examples import analysing, column, step_range
+from grok.circuits.examples import analysing, by_stream, column, state_names, step_range
 from grok.circuits.grid import Grid
-from grok.circuits.reading import Reading, read
+from grok.circuits.reading import Reading, decoded, read
 from grok.data.keyed import keyed_permutation
 from grok.data.split import Split
 from grok.errors import BadInput, Problem
@@ -33,6 +34,7 @@ class Lens:
         positions: names of the positions read.
         readings: for each column `[N, S, T, M]`.
         shuffled: the same for a ground truth that belongs to other examples: the floor.
+        streams: the stream of each of the states read, if every stream was read by itself.
     """
 
     columns: tuple[str, ...]
@@ -40,11 +42,12 @@ class Lens:
     positions: tuple[str, ...]
     readings: dict[str, Reading]
     shuffled: dict[str, Reading]
+    streams: tuple[str, ...] = ()
 
     @property
     def axes(self) -> dict[str, tuple[str, ...]]:
         """Axes of every grid."""
-        return {"step": tuple(f"S[{step}]" for step in self.steps), "position": self.positions}
+        return {"step": state_names(self.steps, self.streams), "position": self.positions}
 
     def grid(self, column: str, measure: str = "mrr") -> Grid:
         """One statistic of one column at every state, with shuffled ground truth as its floor.
@@ -86,6 +89,7 @@ def logit_lens(
     top: int = 1,
     batch: int = 1024,
     seed: int = 0,
+    streams: Literal["decoded", "each"] = "decoded",
 ) -> Lens:
     """Read every state S[i, p] out and look for ground truth.
 
@@ -99,13 +103,19 @@ def logit_lens(
         top: tokens kept per state in `Reading.top`.
         batch: most rows (query × position) read out at a time; bounds memory.
         seed: selects the shuffle of the floor.
+        streams: of a model with several, `decoded` reads the one that it decodes at S[i] (`StepModel.stream_at`; He et
+            al. 2026, section 3), `each` every one at every S[i]: states are then named `S[3].z_H`.
 
     Raises:
         BadInput: for ground truth or states that do not exist, or a `top` below 1.
     """
     if top < 1:
         raise BadInput(Problem("top", top, "use 1 or more"))
-    chosen = step_range(model, steps)
+    if streams not in ("decoded", "each"):
+        raise BadInput(Problem("streams", streams, "use decoded or each"))
+    chosen, named = tuple(step_range(model, steps)), tuple[str, ...]()
+    if streams == "each":
+        chosen, named = by_stream(model, chosen)
     truth = [column(split, name) for name in columns]
     order = keyed_permutation(torch.arange(len(split)), len(split), "shuffle", seed).to(split.inputs.device)
     tokens = torch.cat([*truth, *(one[order] for one in truth)], 1)
@@ -121,7 +131,10 @@ def logit_lens(
             looked = tokens[rows].to(device).repeat_interleave(positions, 0)
             states = model.states(piece.inputs, piece.position_ids)
             labels = piece.labels if restrict else None
-            read_out = [_read_state(model, states[step], looked, norm, labels, top) for step in chosen]
+            read_out = [
+                _read_state(model, decoded(model, states[step], step, stream), looked, norm, labels, top)
+                for step, stream in zip(chosen, named or [""] * len(chosen), strict=True)
+            ]
             whole = Reading.join(read_out, torch.stack)  # [S, N · T, K]
             parts.append(whole.map(lambda x: x.view(len(x), -1, positions, x.shape[-1]).transpose(0, 1).cpu()))
     whole = Reading.join(parts, torch.cat)  # [N, S, T, K]
@@ -130,10 +143,11 @@ def logit_lens(
     names = tuple(columns)
     return Lens(
         names,
-        tuple(chosen),
+        chosen,
         split.positions,
         dict(zip(names, pieces[: len(names)], strict=True)),
         dict(zip(names, pieces[len(names) :], strict=True)),
+        named,
     )
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from grok.circuits.examples import analysing, step_range
-from grok.circuits.reading import Reading, read
+from grok.circuits.reading import Reading, decoded, read
 from grok.data.split import Split
 from grok.errors import BadInput, Problem
 from grok.models import StepModel
@@ -62,16 +62,18 @@ class Patched:
         clean: the unpatched run, `[N, C, K]` (the tokens looked for differ between counterfactuals).
         patched: `[N, C, S, K]`.
         steps: i of the patched states S[i].
+        streams: the stream of each of the patched states, if every stream was patched by itself.
     """
 
     clean: Reading
     patched: Reading
     steps: tuple[int, ...]
+    streams: tuple[str, ...] = ()
 
     def part(self, counterfactuals: slice) -> Patched:
         """Of some of the counterfactuals."""
         clean, patched = (side.map(lambda x: x[:, counterfactuals]) for side in (self.clean, self.patched))
-        return Patched(clean, patched, self.steps)
+        return Patched(clean, patched, self.steps, self.streams)
 
 
 def patch_states(
@@ -85,6 +87,7 @@ def patch_states(
     labels: Tensor | None = None,
     norm: bool = True,
     batch: int = 2048,
+    streams: Sequence[str] | None = None,
 ) -> Patched:
     """Overwrite S[i, p] by the counterfactual run's state, run the remaining steps, and read the target state.
 
@@ -100,12 +103,16 @@ def patch_states(
         norm: read out through the final norm.
         batch: most rows of one forward pass; bounds memory. One example with all its patches of one counterfactual is
             the least that is run.
+        streams: those overwritten; None means all of the model's. The target is read from the one decoded there.
 
     Raises:
-        BadInput: if a state does not exist.
+        BadInput: if a state or a stream does not exist.
     """
     last = len(model.steps) if target_step is None else target_step
     chosen = step_range(model, steps, last)
+    overwritten = model.streams if streams is None else tuple(streams)
+    if not overwritten or not set(overwritten) <= set(model.streams):
+        raise BadInput(Problem("streams", overwritten, f"no such stream; this model has {', '.join(model.streams)}"))
     if not counterfactuals:
         raise BadInput(Problem("counterfactuals", [], "give one or more"))
     clean, patched = [], []
@@ -113,7 +120,7 @@ def patch_states(
         size = max(1, batch // len(chosen))
         for start in range(0, len(split), size):
             rows = slice(start, start + size)
-            chunk = _Chunk(model, split.take(rows).to(device), chosen, last, target_position, labels, norm)
+            chunk = _Chunk(model, split.take(rows).to(device), chosen, last, target_position, labels, norm, overwritten)
             pairs = [
                 chunk.readings(one.take(rows).to(device), looked[rows].to(device))
                 for one, looked in zip(counterfactuals, tokens, strict=True)
@@ -135,8 +142,9 @@ class _Chunk:
         target_position: int | None,
         labels: Tensor | None,
         norm: bool,
+        streams: Sequence[str],
     ) -> None:
-        self.model, self.steps, self.last, self.norm = model, steps, last, norm
+        self.model, self.steps, self.last, self.norm, self.streams = model, steps, last, norm, streams
         self.labels = None if labels is None else labels.to(split.inputs.device)
         self.position_ids = split.position_ids
         self.at = split.at[:, :1] if target_position is None else torch.full_like(split.at[:, :1], target_position)
@@ -176,9 +184,9 @@ class _Chunk:
         return states
 
     def _overwritten(self, index: int, other: State, positions: Sequence[int], first: int) -> State:
-        """S[index] from position `first` on, with the other run's streams at `positions`."""
+        """S[index] from position `first` on, with the chosen streams of the other run at `positions`."""
         state = {name: stream[:, first:] for name, stream in self.states[index].items()}
-        for name in self.model.streams:
+        for name in self.streams:
             stream = state[name].clone()
             for position in positions:
                 if position >= first:
@@ -200,8 +208,9 @@ class _Chunk:
 
     def _concatenate(self, one: State, other: State) -> State:
         """Rows of both; after a step that computed the target only, what a later step would need is of no use."""
-        names = [name for name in one if one[name].shape[1:] == other[name].shape[1:]]
+        names = [name for name in one if name in other and one[name].shape[1:] == other[name].shape[1:]]
         return {name: torch.cat([one[name], other[name]]) for name in names}
 
     def _read(self, state: State, tokens: Tensor) -> Reading:
+        state = decoded(self.model, state, self.last)
         return read(self.model.readout(state, norm=self.norm)[:, 0].float(), tokens, self.labels)

@@ -95,6 +95,9 @@ def path_patching(
             raise BadInput(Problem("receivers", one, f"use nodes, or {LOGITS!r} for the read-out"))
     nodes_only = [one for one in receiving if isinstance(one, Node)]
     insist_on_nodes(model, split, [*sending, *nodes_only])
+    if len(model.streams) > 1 and any(node.component != "step" for node in [*sending, *nodes_only]):
+        fix = "only whole steps (component step) send and receive, as a part does not say into which stream it writes"
+        raise BadInput(Problem("senders", model.streams, fix))
     if not sending or not receiving:
         raise BadInput(Problem("senders" if receiving else "receivers", [], "give one or more"))
     values = torch.full((1 + floor, len(split), len(sending), len(receiving)), torch.nan)

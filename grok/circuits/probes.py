@@ -165,7 +165,7 @@ def _states(model: StepModel, split: Split, steps: Sequence[int], batch: int) ->
         for piece in split.chunks(batch):
             here = piece.to(device)
             states = model.states(here.inputs, here.position_ids)
-            parts.append([states[step]["resid"] for step in steps])
+            parts.append([states[step][model.stream_at(step)] for step in steps])
     return [torch.cat(state) for state in zip(*parts, strict=True)]
 
 

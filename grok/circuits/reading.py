@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from grok.errors import BadInput, Problem
+from grok.models import StepModel
+from grok.models.steps import State
 
-__all__ = ["Reading", "effect", "read"]
+__all__ = ["Reading", "decoded", "effect", "read"]
 
 _NUMBERS_AT_ONCE = 1 << 21
 
@@ -97,6 +99,11 @@ def _read(logits: Tensor, tokens: Tensor, top: int) -> Reading:
 def _labelled(top: Tensor, labels: Tensor) -> Tensor:
     """Token ids of places among the labels; -1 stays -1."""
     return torch.where(top >= 0, labels[top.long().clamp(min=0)].int(), -1)
+
+
+def decoded(model: StepModel, state: State, index: int, stream: str = "") -> State:
+    """S[index] as the read-out shall see it: its first stream is `stream`, or else the one decoded at S[index]."""
+    return {**state, model.streams[0]: state[stream or model.stream_at(index)]}
 
 
 def effect(clean: Reading, after: Reading, tokens: Tensor, measure: str) -> Tensor:

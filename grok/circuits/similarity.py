@@ -89,9 +89,9 @@ def cosine_lens(
 ) -> CosineLens:
     """Compare the states S[i, p] of all atomic facts that lead to the same entity.
 
-    The state is the raw residual stream, neither normalised nor centred. In a causal model S[i, r1] of an atomic query
-    (h, r1) is that of every two-hop query that begins with h, r1, so what is compared are states of bridges. Two
-    passes over the facts: one for the centroids, one for the cosines.
+    The state is the raw residual stream (of several, the one decoded there), neither normalised nor centred. In a
+    causal model S[i, r1] of an atomic query (h, r1) is that of every two-hop query that begins with h, r1, so what is
+    compared are states of bridges. Two passes over the facts: one for the centroids, one for the cosines.
 
     Args:
         model: any step model.
@@ -181,7 +181,10 @@ def _visit(
             rows = slice(start, start + batch)
             piece = split.take(rows).to(device)
             states = model.states(piece.inputs, piece.position_ids)
-            visit(rows, torch.stack([states[step]["resid"][:, position] for step in steps], 1).cpu().double())
+            visit(
+                rows,
+                torch.stack([states[step][model.stream_at(step)][:, position] for step in steps], 1).cpu().double(),
+            )
 
 
 def cosine_distances(vectors: Tensor) -> Tensor:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from grok.circuits.examples import column, position_index
+from grok.circuits.examples import by_stream, column, position_index, state_names
 from grok.circuits.grid import Grid
 from grok.circuits.patching import Counterfactual, Patched, patch_states
-from grok.circuits.reading import effect
+from grok.circuits.reading import Reading, effect
 from grok.data.split import Split
 from grok.errors import BadInput, Problem
 from grok.models import StepModel
@@ -35,7 +36,8 @@ class Tracing:
 
     Args:
         names: what each counterfactual replaced.
-        outcome: readings with columns (truth, counterfactual's answer), `[N, C, 2]` clean and `[N, C, S, 2]` patched.
+        outcome: readings with columns (truth, counterfactual's answer), `[N, C, 2]` clean and `[N, C, S, 2]` patched; S
+            are states and streams, if those were patched one at a time.
         exists: `[N, C]` bool, whether the example has the counterfactual.
         tokens: `[N, C, 2]` the columns' tokens; -1 for none.
         floor: the same for counterfactuals that keep what the circuit carries, if given.
@@ -81,7 +83,7 @@ class Tracing:
     def strength(self, measure: str = "changed", only_correct: bool = False) -> Grid:
         """Mean over examples for every state and replaced token, with its floor."""
         floor = None if self.floor is None else self.examples(measure, only_correct, floor=True)
-        axes = {"step": tuple(f"S[{step}]" for step in self.outcome.steps), "position": self.names}
+        axes = {"step": state_names(self.outcome.steps, self.outcome.streams), "position": self.names}
         name = f"tracing/{measure}{'_if_correct' if only_correct else ''}{self.target and '/to_' + self.target}"
         return Grid.of(name, axes, self.examples(measure, only_correct), floor)
 
@@ -95,6 +97,7 @@ def causal_tracing(
     target: tuple[int, str | int, str] | None = None,
     restrict: bool = False,
     batch: int = 2048,
+    streams: Literal["together", "each"] = "together",
 ) -> Tracing:
     """Patch every state S[i, p] with the counterfactual run's, and look at the answer.
 
@@ -108,6 +111,8 @@ def causal_tracing(
             last state where the answer is read, and the answer.
         restrict: rank among the possible answers instead of the whole vocabulary.
         batch: most rows of one forward pass; bounds memory.
+        streams: of a model with several, whether all of S[i, p] is patched, or each stream by itself: states are then
+            named `S[3].z_H`.
 
     Raises:
         BadInput: for states or ground truth that do not exist.
@@ -117,13 +122,19 @@ def causal_tracing(
     index = None if position is None else position_index(split, position)
     if restrict and split.labels is None:
         raise BadInput(Problem("restrict", True, "this split does not say which answers are possible"))
+    if streams not in ("together", "each"):
+        raise BadInput(Problem("streams", streams, "use together or each"))
     # Only at the answer do we know what the counterfactual query should say there.
     others = [one.answer if target is None else torch.full_like(one.answer, -1) for one in counterfactuals]
     tokens = [torch.stack([wanted, other.to(wanted.device)], 1) for other in others]
 
     labels, both = split.labels if restrict else None, [*counterfactuals, *(floor or [])]
     looked = tokens if floor is None else tokens * 2
-    patched = patch_states(model, split, both, looked, steps, step, index, labels, batch=batch)  # one clean run for all
+    alone: list[Sequence[str] | None] = [[one] for one in model.streams] if streams == "each" else [None]
+    parts = [
+        patch_states(model, split, both, looked, steps, step, index, labels, batch=batch, streams=s) for s in alone
+    ]
+    patched = parts[0] if len(parts) == 1 else _interleaved(model, parts)
     count = len(counterfactuals)
 
     def existing(which: Sequence[Counterfactual]) -> Tensor:
@@ -138,3 +149,9 @@ def causal_tracing(
         floor_exists=None if floor is None else existing(floor),
         target="" if target is None else f"S{step}_{position}_{truth}",
     )
+
+
+def _interleaved(model: StepModel, parts: Sequence[Patched]) -> Patched:
+    """One outcome of the patches of each stream by itself, state by state."""
+    together = Reading.join([part.patched for part in parts], lambda readings: torch.stack(readings, 3))
+    return Patched(parts[0].clean, together.map(lambda x: x.flatten(2, 3)), *by_stream(model, parts[0].steps))

@@ -12,7 +12,7 @@ from grok.records import RunRecord
 
 __all__ = ["Cells", "cells_of", "nearest", "story_grids", "title"]
 
-_CELL = re.compile(r"(?P<grid>.+)/(?P<row>S\[\d+),(?P<column>[^\]/]+)\]")  # lens/mrr/bridge/S[2,r1]
+_CELL = re.compile(r"(?P<grid>.+)/(?P<row>S\[\d+),(?P<column>[^\]/]+)\](?P<stream>(\.\w+)?)")  # lens/mrr/bridge/S[2,r1]
 _NAMED = re.compile(r"(?P<grid>attention/[^/]+)/(?P<row>[^/]+)/(?P<column>.+)")  # attention/mass/2.head0/r1
 
 _NAMES = {
@@ -99,7 +99,7 @@ def cells_of(record: RunRecord) -> list[Cells]:
     for line in record.rows():
         match = _CELL.fullmatch(line["name"]) or _NAMED.fullmatch(line["name"])
         if match and line["split"] is not None:
-            row = match["row"] + "]" if match["row"].startswith("S[") else match["row"]
+            row = f"{match['row']}]{match['stream']}" if match.re is _CELL else match["row"]
             found.setdefault((match["grid"], line["split"]), {})[line["step"], row, match["column"]] = line
     return [
         Cells(

@@ -206,7 +206,7 @@ def _state_panel(axes: Any, runs: Sequence[Cells]) -> None:
     """One line per state at the position that the story is about, with its floor dotted."""
     rows, column = runs[0].rows, runs[0].story_column
     for row, colour in zip(rows, state_colours(len(rows)), strict=True):
-        label = f"{row[:-1]}, {column}]"
+        label = row.replace("]", f", {column}]")
         _band(axes, [cells.curve(row, column) for cells in runs], colour, "-", label)
         floors = [cells.curve(row, column, "floor") for cells in runs]
         if any(values for _, values in floors):
