@@ -4,6 +4,7 @@ from grok.data.blocks import Block, Blocks
 from grok.data.composition import TwoHopComposition
 from grok.data.datamodule import Generated, RegimeDataModule
 from grok.data.encoding import Encoding, FillIn, NextToken, Questions
+from grok.data.exposure import FactExposure
 from grok.data.facts import AtomicFacts
 from grok.data.knowledge_graph import Hops, KnowledgeGraph
 from grok.data.modular_arithmetic import ModularArithmetic
@@ -17,6 +18,7 @@ __all__ = [
     "Block",
     "Blocks",
     "Encoding",
+    "FactExposure",
     "FillIn",
     "FreshStream",
     "Generated",
