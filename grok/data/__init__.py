@@ -8,6 +8,7 @@ from grok.data.exposure import FactExposure
 from grok.data.facts import AtomicFacts
 from grok.data.knowledge_graph import Hops, KnowledgeGraph
 from grok.data.modular_arithmetic import ModularArithmetic
+from grok.data.new_knowledge import NewKnowledge
 from grok.data.reference_json import ReferenceJSON, write_reference_json
 from grok.data.split import Split, concatenate
 from grok.data.stream import Batch, FreshStream, Stream, TableStream
@@ -25,6 +26,7 @@ __all__ = [
     "Hops",
     "KnowledgeGraph",
     "ModularArithmetic",
+    "NewKnowledge",
     "NextToken",
     "Questions",
     "ReferenceJSON",

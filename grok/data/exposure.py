@@ -13,7 +13,7 @@ from torch import Tensor
 
 from grok.data.composition import TwoHopComposition, TwoHopQueries
 from grok.data.keyed import POSITIVE, keyed_hash
-from grok.data.knowledge_graph import Hops, KnowledgeGraph, keyed_sample
+from grok.data.knowledge_graph import Hops, KnowledgeGraph, keyed_sample, place_in_group
 from grok.data.lazy import search
 from grok.errors import Problem, insist
 
@@ -50,10 +50,7 @@ def _at_most(k: int, groups: Tensor, hashes: Tensor) -> Tensor:
     Nested, as `keyed_sample` is: a smaller `k` takes a part of what a larger one takes.
     """
     order = hashes.argsort()
-    order = order[groups[order].argsort(stable=True)]
-    sizes = torch.unique_consecutive(groups[order], return_counts=True)[1]
-    place = torch.arange(len(groups)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-    return order[place < k].sort().values
+    return order[place_in_group(groups[order]) < k].sort().values
 
 
 class FactExposure(TwoHopComposition):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from grok.data.baselines import two_hop_baselines
 from grok.data.composition import TwoHopComposition, token_name, two_hop_questions, used_in_compositions
 from grok.data.datamodule import Generated, RegimeDataModule
 from grok.data.encoding import Encoding, NextToken
@@ -108,6 +109,10 @@ class ReferenceJSON(RegimeDataModule):
         questions = two_hop_questions(symbols[:, :3], symbols[:, 3], bridge, torch.stack(hops, 1), facts.is_ood(hops))
         split = self.encoding.encode(questions, len(self.files.vocabulary), self.files.end)
         return replace(split, labels=self.encoding.token(facts.entities))
+
+    def baselines(self, split: str) -> dict[str, float]:
+        """See `two_hop_baselines`."""
+        return two_hop_baselines(self.generated.train, self.splits[split])
 
     def generate(self) -> Generated:
         """See `RegimeDataModule.generate`."""
