@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -34,6 +35,7 @@ class RunRecorder(L.Callback):
         self.norms = norms
         self._lock: IO[str] | None = None
         self._previous: dict[str, Tensor] = {}
+        self._has_baselines = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Keep other processes out before anything is written."""
@@ -62,6 +64,8 @@ class RunRecorder(L.Callback):
         """Forget what was recorded beyond the checkpoint: it happens again."""
         if trainer.ckpt_path is not None:
             self._forget(trainer, trainer.global_step)
+        recorded = RunRecord(trainer.default_root_dir).rows() if trainer.is_global_zero else []
+        self._has_baselines = any(row["name"].startswith("baseline/") for row in recorded)
         matrices = _matrices(cast(GrokModule, pl_module)) if self.norms else {}
         self._previous = {name: self._previous.get(name, weight).to(weight.device) for name, weight in matrices.items()}
 
@@ -89,6 +93,9 @@ class RunRecorder(L.Callback):
         for logger in trainer.loggers:
             logger.log_metrics(scalars, trainer.global_step)
         rows += [_row(trainer.global_step, None, name, value) for name, value in scalars.items()]
+        if not self._has_baselines:  # they do not change, so the first evaluation records them
+            rows += _baseline_rows(module.scores, trainer)
+            self._has_baselines = True
         record = RunRecord(trainer.default_root_dir)
         record.append(rows)
         record.write_summary(self._summary(trainer, module))
@@ -165,6 +172,15 @@ def _recorded_scores(trainer: L.Trainer) -> dict[str, Score]:
         for (split, name), row in found.items()
         if name == "loss"
     }
+
+
+def _baseline_rows(scores: Mapping[str, Score], trainer: L.Trainer) -> list[Row]:
+    data = cast(RegimeDataModule, cast(Any, trainer).datamodule)
+    return [
+        _row(trainer.global_step, split, f"baseline/{name}", value, n=score.n)
+        for split, score in scores.items()
+        for name, value in data.baselines(split).items()
+    ]
 
 
 def _out_of_time(trainer: L.Trainer) -> bool:

@@ -15,10 +15,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from grok.data.baselines import two_hop_baselines
 from grok.data.datamodule import Generated, RegimeDataModule
 from grok.data.encoding import Encoding, NextToken, Questions
 from grok.data.facts import AtomicFacts
-from grok.data.knowledge_graph import Hops, KnowledgeGraph, keyed_sample
+from grok.data.knowledge_graph import FactRows, Hops, KnowledgeGraph, keyed_sample
 from grok.data.lazy import ENUMERATED_AT_MOST, LazyStream, Trained, search
 from grok.data.split import Split
 from grok.data.stream import Stream, TableStream
@@ -64,10 +65,17 @@ def used_in_compositions(hops: Hops, facts: int) -> Tensor:
 
 @dataclass(frozen=True)
 class TwoHopQueries:
-    """What a materialised regime asks, by fact rows: the training table, and the evaluation splits by name."""
+    """What a materialised regime asks, by fact rows.
+
+    Args:
+        train: the training table.
+        evaluation: the evaluation splits by name.
+        earlier: the table of an earlier training that `train` is a part of; None if there was none.
+    """
 
     train: Hops
     evaluation: dict[str, Hops]
+    earlier: Hops | None = None
 
 
 class TwoHopComposition(RegimeDataModule):
@@ -99,7 +107,12 @@ class TwoHopComposition(RegimeDataModule):
     """
 
     memorised_split = "train_inferred"
-    held_out_splits = ("test_inferred_iid", "test_inferred_ood", "test_inferred_io", "test_inferred_oi")
+    held_out_splits: tuple[str, ...] = (
+        "test_inferred_iid",
+        "test_inferred_ood",
+        "test_inferred_io",
+        "test_inferred_oi",
+    )
     remedy = "raise `entities` or `out_degree`, or the share that the split is drawn from (`phi`, `iid`, `ood`)"
 
     def __init__(
@@ -142,6 +155,7 @@ class TwoHopComposition(RegimeDataModule):
 
     @staticmethod
     def check(
+        *,
         entities: int = 2000,
         relations: int = 200,
         out_degree: int = 20,
@@ -191,6 +205,11 @@ class TwoHopComposition(RegimeDataModule):
             self._graph = KnowledgeGraph.random(*sizes, ood=self.ood, seed=self.graph_seed)
         return self._graph
 
+    @property
+    def rows(self) -> FactRows:
+        """The facts that queries refer to: those of the graph."""
+        return self.graph
+
     def symbol_name(self, symbol: int) -> str:
         """How a symbol is written: `<e_12>`, `<r_3>`, `</a>`."""
         if symbol < self.entities:
@@ -202,13 +221,13 @@ class TwoHopComposition(RegimeDataModule):
         """See `RegimeDataModule.token_name`."""
         return token_name(token, self.encoding.token(torch.arange(self.symbols)), self.symbol_name)
 
-    def prompt(self, graph: KnowledgeGraph, hops: Hops) -> Tensor:
+    def prompt(self, graph: FactRows, hops: Hops) -> Tensor:
         """Symbols h, r1, r2 of the queries `[N, 3]`; r2 is -1 in an atomic query."""
         second = graph.relation(hops.second)
         relation2 = torch.where(second >= 0, second + self.entities, -1)
         return torch.stack([graph.head(hops.first), graph.relation(hops.first) + self.entities, relation2], 1)
 
-    def encode(self, graph: KnowledgeGraph, hops: Hops) -> Split:
+    def encode(self, graph: FactRows, hops: Hops) -> Split:
         """Inputs, slots and truth of the queries that go through `hops`."""
         questions = two_hop_questions(
             self.prompt(graph, hops),
@@ -219,6 +238,10 @@ class TwoHopComposition(RegimeDataModule):
         )
         end = self.entities + self.relations + SPECIALS.index("</a>")
         return self.encoding.encode(questions, self.symbols, end)
+
+    def baselines(self, split: str) -> dict[str, float]:
+        """See `two_hop_baselines`."""
+        return two_hop_baselines(self.generated.train, self.splits[split])
 
     def generate(self) -> Generated:
         """See `RegimeDataModule.generate`.
@@ -237,14 +260,14 @@ class TwoHopComposition(RegimeDataModule):
             composed = ~self.graph.ood  # nearly: in the lazy mode the training compositions are never listed
         else:
             queries = self.queries()
-            table = replace(self.encode(self.graph, queries.train), labels=labels)
+            table = replace(self.encode(self.rows, queries.train), labels=labels)
             stream, evaluation = TableStream(table, self.batch, self.order_seed), queries.evaluation
-            composed = used_in_compositions(queries.train, self.graph.facts)
-        splits = {name: replace(self.encode(self.graph, hops), labels=labels) for name, hops in evaluation.items()}
+            composed = used_in_compositions(queries.earlier or queries.train, self.rows.facts)
+        splits = {name: replace(self.encode(self.rows, hops), labels=labels) for name, hops in evaluation.items()}
         return Generated(stream, splits, self._atomic_facts(composed))
 
     def _atomic_facts(self, composed: Tensor) -> AtomicFacts:
-        graph, token = self.graph, self.encoding.token
+        graph, token = self.rows, self.encoding.token
         fact = torch.arange(graph.facts)
         relation = token(graph.relation(fact) + self.entities)
         return AtomicFacts(token(graph.head(fact)), relation, token(graph.tail(fact)), composed)
@@ -287,7 +310,7 @@ class TwoHopComposition(RegimeDataModule):
 
     def _probes(self, hops: Hops) -> Hops:
         """At most `test_size` of the queries, in random order."""
-        return hops.take(keyed_sample(self.test_size, self.graph.probe_order(hops)))
+        return hops.take(keyed_sample(self.test_size, self.rows.probe_order(hops)))
 
     def _search(self, name: str, first: Tensor, wanted: Callable[[Hops], Tensor]) -> Hops:
         """Evaluation split `name`: of the `wanted` compositions that begin with a fact in `first`.
@@ -317,12 +340,19 @@ class TwoHopComposition(RegimeDataModule):
         def held_out(hops: Hops) -> Tensor:
             return to_known(hops) & graph.held_out(self.iid, hops)
 
+        def mixed(wanted: Callable[[Hops], Tensor]) -> Callable[[Hops], Tensor]:
+            return lambda hops: wanted(hops) & self._mixed_tests(graph, hops)
+
         return {
             "id_atomic": self._probes(graph.atomic(known)),
             "ood_atomic": self._probes(graph.atomic(unknown)),
             "train_inferred": train_inferred,
             "test_inferred_iid": self._search("test_inferred_iid", before_known, held_out),
             "test_inferred_ood": self._search("test_inferred_ood", unknown, to_unknown),
-            "test_inferred_io": self._search("test_inferred_io", before_unknown, to_unknown),
-            "test_inferred_oi": self._search("test_inferred_oi", unknown, to_known),
+            "test_inferred_io": self._search("test_inferred_io", before_unknown, mixed(to_unknown)),
+            "test_inferred_oi": self._search("test_inferred_oi", unknown, mixed(to_known)),
         }
+
+    def _mixed_tests(self, graph: KnowledgeGraph, hops: Hops) -> Tensor:
+        """Which of the compositions `hops` with one OOD hop are tests: bool `[N]`; all, as none is trained."""
+        return torch.ones_like(hops.first, dtype=torch.bool)

@@ -87,6 +87,10 @@ class RegimeDataModule(L.LightningDataModule):
         labels = self.splits[split].labels
         return None if labels is None else 1 / len(labels)
 
+    def baselines(self, split: str) -> dict[str, float]:
+        """Accuracies on a split, by name, of rules that need no model; none are known for most regimes."""
+        return {}
+
     def setup(self, stage: str | None = None) -> None:
         """Generate once; Lightning calls this for every stage.
 

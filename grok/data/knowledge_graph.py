@@ -6,6 +6,7 @@ Shape legend: N query, `[entity, out_degree]` fact. -1 stands for a hop that a q
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from grok.data.keyed import POSITIVE, keyed_hash, keyed_share, keyed_uniform
 
-__all__ = ["Hops", "KnowledgeGraph", "keyed_sample"]
+__all__ = ["FactColumns", "FactRows", "Hops", "KnowledgeGraph", "keyed_sample", "place_in_group"]
 
 
 class Hops(NamedTuple):
@@ -36,6 +37,15 @@ def keyed_sample(size: int, hashes: Tensor) -> Tensor:
     return torch.topk(hashes, min(size, len(hashes)), largest=False).indices
 
 
+def place_in_group(groups: Tensor) -> Tensor:
+    """How many earlier rows are of the same group, by `groups` `[N]`."""
+    order = groups.argsort(stable=True)
+    sizes = torch.unique_consecutive(groups[order], return_counts=True)[1]
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(groups)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    return place
+
+
 def _distinct(rows: int, size: int, bound: int, seed: int) -> Tensor:
     """In each of `rows` rows a uniformly random set of `size` numbers below `bound`, ascending: `[rows, size]`.
 
@@ -52,8 +62,74 @@ def _distinct(rows: int, size: int, bound: int, seed: int) -> Tensor:
     return chosen.sort(1).values
 
 
+class FactRows(ABC):
+    """Numbered atomic facts (head, relation) → tail, and the queries that go through them.
+
+    A further draw about a query (held out or not) is a hash of its head and relations, whatever its rows are.
+    """
+
+    ood: Tensor
+    seed: int
+
+    @abstractmethod
+    def head(self, fact: Tensor) -> Tensor:
+        """Head of each fact; -1 stays -1."""
+
+    @abstractmethod
+    def relation(self, fact: Tensor) -> Tensor:
+        """Relation of each fact; -1 stays -1."""
+
+    @abstractmethod
+    def tail(self, fact: Tensor) -> Tensor:
+        """Tail of each fact; -1 stays -1."""
+
+    @property
+    def facts(self) -> int:
+        """Number of atomic facts."""
+        return len(self.ood)
+
+    def is_ood(self, fact: Tensor) -> Tensor:
+        """1 where a fact is out of distribution, 0 where it is not, -1 where there is none."""
+        return torch.where(fact >= 0, self.ood[fact.clamp(min=0)].long(), -1)
+
+    def atomic(self, fact: Tensor) -> Hops:
+        """The atomic queries of `fact`."""
+        return Hops(fact, torch.full_like(fact, -1))
+
+    def bridge(self, hops: Hops) -> Tensor:
+        """The entity between the hops `[N]`; -1 for an atomic query."""
+        return torch.where(hops.second >= 0, self.tail(hops.first), -1)
+
+    def answer(self, hops: Hops) -> Tensor:
+        """The entity at the end of the last hop `[N]`."""
+        return torch.where(hops.second >= 0, self.tail(hops.second), self.tail(hops.first))
+
+    def in_distribution(self, hops: Hops) -> Tensor:
+        """Whether both hops of each composition are in distribution: bool `[N]`."""
+        return ~(self.ood[hops.first] | self.ood[hops.second])
+
+    def held_out(self, share: float, hops: Hops) -> Tensor:
+        """Whether each query belongs to the `share` that training never sees: bool `[N]`, by a hash of the query."""
+        return keyed_share(share, "iid", self.seed, *self._query(hops))
+
+    def member(self, share: float, hops: Hops) -> Tensor:
+        """Whether each query is in a random `share` of all queries, by the hash that `order` sorts: bool `[N]`."""
+        return keyed_share(share, "phi", self.seed, *self._query(hops))
+
+    def order(self, hops: Hops) -> Tensor:
+        """A hash by which `keyed_sample` takes training compositions `[N]`."""
+        return keyed_hash("phi", self.seed, *self._query(hops)) & POSITIVE
+
+    def probe_order(self, hops: Hops) -> Tensor:
+        """A hash by which `keyed_sample` takes evaluation queries `[N]`, independent of `order`."""
+        return keyed_hash("probe", self.seed, *self._query(hops)) & POSITIVE
+
+    def _query(self, hops: Hops) -> tuple[Tensor, Tensor, Tensor]:
+        return self.head(hops.first), self.relation(hops.first), self.relation(hops.second)
+
+
 @dataclass(frozen=True)
-class KnowledgeGraph:
+class KnowledgeGraph(FactRows):
     """Atomic facts (head, relation) → tail, each in or out of distribution (Wang et al. 2024, section 3).
 
     Args:
@@ -98,11 +174,6 @@ class KnowledgeGraph:
         """Facts per entity."""
         return self.tails.shape[1]
 
-    @property
-    def facts(self) -> int:
-        """Number of atomic facts."""
-        return self.tails.numel()
-
     def to(self, device: torch.device | str) -> KnowledgeGraph:
         """The same graph on `device`."""
         return KnowledgeGraph(self.relations.to(device), self.tails.to(device), self.ood.to(device), self.seed)
@@ -113,24 +184,16 @@ class KnowledgeGraph:
         return torch.where(match.any(-1), head * self.out_degree + match.int().argmax(-1), -1)
 
     def head(self, fact: Tensor) -> Tensor:
-        """Head of each fact; -1 stays -1."""
+        """See `FactRows.head`."""
         return torch.div(fact, self.out_degree, rounding_mode="floor")
 
     def relation(self, fact: Tensor) -> Tensor:
-        """Relation of each fact; -1 stays -1."""
+        """See `FactRows.relation`."""
         return torch.where(fact >= 0, self.relations.view(-1)[fact.clamp(min=0)], -1)
 
     def tail(self, fact: Tensor) -> Tensor:
-        """Tail of each fact; -1 stays -1."""
+        """See `FactRows.tail`."""
         return torch.where(fact >= 0, self.tails.view(-1)[fact.clamp(min=0)], -1)
-
-    def is_ood(self, fact: Tensor) -> Tensor:
-        """1 where a fact is out of distribution, 0 where it is not, -1 where there is none."""
-        return torch.where(fact >= 0, self.ood[fact.clamp(min=0)].long(), -1)
-
-    def atomic(self, fact: Tensor) -> Hops:
-        """The atomic queries of `fact`."""
-        return Hops(fact, torch.full_like(fact, -1))
 
     def composed(self, first: Tensor, choice: Tensor) -> Hops:
         """Two-hop queries: fact `first`, then the `choice`-th fact of its tail (the bridge)."""
@@ -141,38 +204,46 @@ class KnowledgeGraph:
         pair = torch.arange(self.facts * self.out_degree, device=self.tails.device)
         return self.composed(pair // self.out_degree, pair % self.out_degree)
 
-    def bridge(self, hops: Hops) -> Tensor:
-        """The entity between the hops `[N]`; -1 for an atomic query."""
-        return torch.where(hops.second >= 0, self.tail(hops.first), -1)
-
-    def answer(self, hops: Hops) -> Tensor:
-        """The entity at the end of the last hop `[N]`."""
-        return torch.where(hops.second >= 0, self.tail(hops.second), self.tail(hops.first))
-
-    def in_distribution(self, hops: Hops) -> Tensor:
-        """Whether both hops of each composition are in distribution: bool `[N]`."""
-        return ~(self.ood[hops.first] | self.ood[hops.second])
-
     def in_distribution_compositions(self) -> int:
         """How many compositions have both hops in distribution, counted in O(facts)."""
         known = (~self.ood).view(self.entities, self.out_degree)
         return int((known.sum(1)[self.tails] * known).sum())
 
-    def held_out(self, share: float, hops: Hops) -> Tensor:
-        """Whether each query belongs to the `share` that training never sees: bool `[N]`, by a hash of the query."""
-        return keyed_share(share, "iid", self.seed, *self._query(hops))
 
-    def member(self, share: float, hops: Hops) -> Tensor:
-        """Whether each query is in a random `share` of all queries, by the hash that `order` sorts: bool `[N]`."""
-        return keyed_share(share, "phi", self.seed, *self._query(hops))
+@dataclass(frozen=True)
+class FactColumns(FactRows):
+    """Atomic facts in any order and number per entity, column by column.
 
-    def order(self, hops: Hops) -> Tensor:
-        """A hash by which `keyed_sample` takes training compositions `[N]`."""
-        return keyed_hash("phi", self.seed, *self._query(hops)) & POSITIVE
+    Args:
+        columns: `[fact, 3]` head, relation and tail; a (head, relation) at most once.
+        ood: `[fact]` bool, see `KnowledgeGraph`.
+        seed: see `KnowledgeGraph`.
+    """
 
-    def probe_order(self, hops: Hops) -> Tensor:
-        """A hash by which `keyed_sample` takes evaluation queries `[N]`, independent of `order`."""
-        return keyed_hash("probe", self.seed, *self._query(hops)) & POSITIVE
+    columns: Tensor
+    ood: Tensor
+    seed: int
 
-    def _query(self, hops: Hops) -> tuple[Tensor, Tensor, Tensor]:
-        return self.head(hops.first), self.relation(hops.first), self.relation(hops.second)
+    def _column(self, column: int, fact: Tensor) -> Tensor:
+        return torch.where(fact >= 0, self.columns[fact.clamp(min=0), column], -1)
+
+    def head(self, fact: Tensor) -> Tensor:
+        """See `FactRows.head`."""
+        return self._column(0, fact)
+
+    def relation(self, fact: Tensor) -> Tensor:
+        """See `FactRows.relation`."""
+        return self._column(1, fact)
+
+    def tail(self, fact: Tensor) -> Tensor:
+        """See `FactRows.tail`."""
+        return self._column(2, fact)
+
+    def chains(self, first: Tensor, second: Tensor) -> Hops:
+        """All two-hop queries from a fact in `first` to one in `second` (fact rows), in the order of `first`."""
+        heads, order = self.head(second).sort(stable=True)
+        bridge = self.tail(first)
+        start = torch.searchsorted(heads, bridge)
+        follow = torch.searchsorted(heads, bridge, right=True) - start
+        place = torch.arange(int(follow.sum())) - (follow.cumsum(0) - follow).repeat_interleave(follow)
+        return Hops(first.repeat_interleave(follow), second[order[start.repeat_interleave(follow) + place]])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from grok.data.baselines import two_hop_baselines
 from grok.data.composition import TwoHopComposition, token_name, two_hop_questions, used_in_compositions
 from grok.data.datamodule import Generated, RegimeDataModule
 from grok.data.encoding import Encoding, NextToken
@@ -109,6 +110,10 @@ class ReferenceJSON(RegimeDataModule):
         split = self.encoding.encode(questions, len(self.files.vocabulary), self.files.end)
         return replace(split, labels=self.encoding.token(facts.entities))
 
+    def baselines(self, split: str) -> dict[str, float]:
+        """See `two_hop_baselines`."""
+        return two_hop_baselines(self.generated.train, self.splits[split])
+
     def generate(self) -> Generated:
         """See `RegimeDataModule.generate`."""
         tests = Rows.concatenate([rows for _, rows in self.files.by_name()[2:]])
@@ -155,11 +160,12 @@ def _files(regime: TwoHopComposition) -> ReferenceFiles:
 
     def rows(hops: Hops, name: str | None = None) -> Rows:
         symbols = torch.cat([regime.prompt(graph, hops), graph.answer(hops)[:, None]], 1)
-        kind = -1 if name is None else TYPES.index(name)
+        # Injected compositions have no type of their own: in those files all trained ones are train_inferred.
+        kind = -1 if name is None else TYPES.index("train_inferred" if name.startswith("train") else name)
         return Rows(symbols, torch.full((len(symbols),), kind))
 
     def tests(mixed: bool) -> Rows:
-        names = [name for name in queries.evaluation if name.endswith(("_io", "_oi")) == mixed]
+        names = [name for name in queries.evaluation if (name in ("test_inferred_io", "test_inferred_oi")) == mixed]
         return Rows.concatenate([rows(queries.evaluation[name], name) for name in names])
 
     known = graph.atomic((~graph.ood).nonzero()[:, 0])
