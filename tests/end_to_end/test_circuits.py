@@ -1,6 +1,7 @@
 """Circuit analyses through the command line: live, after the fact, and on a checkpoint, all giving the same record."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -187,8 +188,6 @@ def test_pictures_go_to_figures_and_to_tensorboard(grok, tiny_config, tmp_path):
 def test_requests_that_cannot_be_met_are_told_in_one_line_before_anything_is_written(
     grok, tiny_config, tmp_path, arguments, told
 ):
-    import re
-
     status, _, err = grok("fit", "--config", tiny_config, "--run_dir", "bad", *ON, *arguments)
     assert status == 2
     assert re.search(told, err), err
@@ -361,7 +360,8 @@ def test_what_is_found_in_and_out_of_distribution_is_recorded_live_and_by_a_trac
     live, after = (sorted(rows(tmp_path / run, "found"), key=key) for run in ("live", "after"))
     assert live == after
     assert {row["split"] for row in live} == {"test_inferred_iid", "test_inferred_ood"}
-    always = {"bridge", "target", "bridge_at_slot", "target_at_slot", "correct", "exact"}
+    places = ("", "_distinct", "_at_slot")
+    always = {"correct", "exact", *(f"{token}{place}" for token in ("bridge", "target") for place in places)}
     conditional = {"bridge_if_correct", "correct_if_bridge"}  # no row where no query is right, or none shows its bridge
     names = {row["name"].removeprefix("found/") for row in live}
     assert always <= names <= always | conditional
@@ -390,3 +390,21 @@ found: {enabled: true}
     status, _, err = grok("fit", "--config", config, "--run_dir", "no")
     assert status == 2
     assert "found.enabled=True: no held-out split of ModularArithmetic has a bridge" in err
+
+
+def test_streams_are_read_and_patched_each_by_itself(grok, tiny_config, tmp_path):
+    net = ["--data.encoding", "grok.data.FillIn", "--model.net", "circuits.two_streams.TwoStreams"]
+    each = ["--lens.streams", "each", "--tracing.streams", "each", "--figures.enabled", "true"]
+    config = tiny_config.with_name("streams.yaml")
+    config.write_text(re.sub(r"  net:.*?(?=  schedule)", "", tiny_config.read_text(), flags=re.S))
+    status, _, err = grok("fit", "--config", config, "--run_dir", "run", *net, *ON, *each)
+    assert status == 0, err
+    names = {row["name"] for row in rows(tmp_path / "run", "lens", "tracing")}
+    places = [f"S[{i},{p}].{s}" for i in range(7) for p in ("h", "r1", "r2") for s in ("a", "b")]
+    assert {f"tracing/changed/{place}" for place in places} == {name for name in names if "tracing" in name}
+    assert {f"lens/mrr/bridge/{place}" for place in places} < names
+    assert (tmp_path / "run/figures/tracing_changed_test_inferred_iid.png").exists()
+    status, _, err = grok("trace", "run", "--attention.enabled", "true")
+    assert status == 2
+    assert "attention='TwoStreams': steps 0, 1, 2, 3, 4, 5 have no attention" in err
+    assert len(err.splitlines()) == 1
