@@ -31,7 +31,7 @@ class Found:
     position, *Target Found* the same of the answer, which is no accuracy (He et al. 2026, figure 2). Among S · T
     guesses other tokens are too: the floor is the same statistic of another query's bridge (or answer).
 
-    Corrected: only where the answer is read, and only in `distinct` queries. A bridge or an answer that the prompt
+    Corrected: only `distinct` queries, and only where the answer is read. A bridge or an answer that the prompt
     shows is found by copying, as models that fill in the whole sequence learn to; a bridge that is the answer, by
     answering.
 
@@ -72,9 +72,10 @@ class Found:
     def grid(self) -> Grid:
         """Shares of queries, by the name of the measure.
 
-        Published: `bridge`, `target`. Corrected: `bridge_at_slot`, `target_at_slot`; `bridge_if_correct`, the share
-        with the bridge found anywhere of those answered right; `correct_if_bridge`, the share answered right of those
-        with the bridge found anywhere. Besides, `correct`: the answer is right; `exact`: so is every slot.
+        Published: `bridge`, `target`. Corrected, all of distinct queries: `bridge_distinct`, `target_distinct`, found
+        anywhere; `bridge_at_slot`, `target_at_slot`; `bridge_if_correct`, the share with the bridge found anywhere of
+        those answered right; `correct_if_bridge`, the share answered right of those with the bridge found anywhere.
+        Besides, `correct`: the answer is right; `exact`: so is every slot.
 
         The floor of `correct_if_bridge` is P(answer right) in the distinct queries: what it would be if it did not
         matter whether the bridge is found. `exact` has none; the other floors are `chance`.
@@ -84,10 +85,13 @@ class Found:
         slot = self.top.gather(2, self.at[:, :1, None].expand(-1, self.top.shape[1], 1))[..., 0]  # [N, S]
         said, every = self.top[:, -1].gather(1, self.at[:, :1]), torch.ones_like(known)
         at_slot = {token: (slot == self._own(token)[:, None]).any(1) for token in ("bridge", "target")}
-        by_chance = self._chance("bridge", self._anywhere.flatten(1), distinct=True)
+        anywhere = self._anywhere.flatten(1)
+        by_chance = self._chance("bridge", anywhere, distinct=True)
         rows = {  # value, queries that count, floor
-            "bridge": (bridge, known, self._chance("bridge", self._anywhere.flatten(1))),
-            "target": (target, every, self._chance("target", self._anywhere.flatten(1))),
+            "bridge": (bridge, known, self._chance("bridge", anywhere)),
+            "target": (target, every, self._chance("target", anywhere)),
+            "bridge_distinct": (bridge, distinct, by_chance),
+            "target_distinct": (target, distinct, self._chance("target", anywhere, distinct=True)),
             "bridge_at_slot": (at_slot["bridge"], distinct, self._chance("bridge", slot, distinct=True)),
             "target_at_slot": (at_slot["target"], distinct, self._chance("target", slot, distinct=True)),
             "bridge_if_correct": (bridge, distinct & correct, by_chance),

@@ -181,10 +181,8 @@ def _visit(
             rows = slice(start, start + batch)
             piece = split.take(rows).to(device)
             states = model.states(piece.inputs, piece.position_ids)
-            visit(
-                rows,
-                torch.stack([states[step][model.stream_at(step)][:, position] for step in steps], 1).cpu().double(),
-            )
+            wanted = [states[step][model.stream_at(step)][:, position] for step in steps]
+            visit(rows, torch.stack(wanted, 1).cpu().double())
 
 
 def cosine_distances(vectors: Tensor) -> Tensor:

@@ -24,7 +24,9 @@ from grok.report.style import (
     state_colours,
 )
 
-__all__ = ["accuracy_curves", "circuit_curves", "draw", "fact_maps", "fourier_curves", "heat_maps", "story"]
+__all__ = [
+    "accuracy_curves", "circuit_curves", "draw", "fact_maps", "found_curves", "fourier_curves", "heat_maps", "story",
+]  # fmt: skip
 
 _TOO_FEW = 50
 """Splits with fewer queries are drawn faintly: their 95 % interval is wider than most effects."""
@@ -281,6 +283,42 @@ def fact_maps(record: RunRecord, steps: tuple[int, int], names: tuple[str, str],
     return save(figure, path)
 
 
+_FOUND = {
+    "found/bridge": "bridge found anywhere",
+    "found/bridge_at_slot": "bridge found at the answer slot",
+    "found/target": "target found anywhere",
+    "found/correct": "answer right",
+}
+
+
+def found_curves(record: RunRecord, path: Path) -> list[Path]:
+    """Bridge Found, Target Found and true accuracy of each split over log steps, floors dotted (He et al. 2026, figure
+    2, whose "accuracy" is Target Found).
+    """
+    rows = [row for row in record.rows() if row["name"] in _FOUND and row["step"]]
+    splits = list(dict.fromkeys(row["split"] for row in rows))
+    figure = new_figure(4.2 * len(splits) + 2.5, 4.2)
+    panels = figure.subplots(1, len(splits), sharey=True, squeeze=False)[0]
+    for axes, split in zip(panels, splits, strict=True):
+        here = [row for row in rows if row["split"] == split]
+        for (name, label), (colour, dashes) in zip(_FOUND.items(), STYLES, strict=False):
+            points = [row for row in here if row["name"] == name]
+            steps = [row["step"] for row in points]
+            axes.plot(steps, [row["value"] for row in points], dashes, color=colour, label=label)
+            known = [row for row in points if row["floor"] is not None]
+            floor = [row["floor"] for row in known]
+            axes.plot([row["step"] for row in known], floor, ":", color=colour, alpha=0.7, linewidth=1.0)
+        finish_steps_axis(axes)
+        axes.set_ylim(-0.02, 1.02)
+        n = max(row["n"] for row in here)
+        axes.set_title(f"{split} (n = {n}{', few' if n < _TOO_FEW else ''})", fontsize="medium", pad=26)
+        mark_milestones(axes, record.summary() or {}, label=axes is panels[0])
+    panels[0].set_ylabel("share of queries (dotted: by chance)")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize="small")
+    return save(figure, path)
+
+
 def fourier_curves(record: RunRecord, path: Path) -> list[Path]:
     """Loss of all, of the key frequencies only, and of all but those, over log steps (Nanda et al. 2023, figure 7)."""
     figure = new_figure(8.5, 4.5)
@@ -308,6 +346,8 @@ def draw(run: str | Path) -> list[Path]:
     grids = cells_of(record)
     if story_grids(grids):
         files += circuit_curves(record, directory / "circuit")
+    if record.rows("found/bridge"):
+        files += found_curves(record, directory / "found")
     if record.rows("fourier/loss/full/test"):
         files += fourier_curves(record, directory / "fourier")
     memorised = (record.summary() or {}).get("memorised_step")

@@ -14,7 +14,8 @@ from grok.errors import BadInput
 from grok.models import LoopedTransformer
 from grok.task import Task
 
-MEASURES = ("bridge", "target", "bridge_at_slot", "target_at_slot", "bridge_if_correct", "correct_if_bridge")
+ANYWHERE = ("bridge", "target", "bridge_distinct", "target_distinct")
+MEASURES = (*ANYWHERE, "bridge_at_slot", "target_at_slot", "bridge_if_correct", "correct_if_bridge")
 
 
 def queries(rows) -> Split:
@@ -60,6 +61,8 @@ def test_four_queries_by_hand():
     expected = {
         "bridge": 3 / 4,  # the copied one too: as published
         "target": 3 / 4,
+        "bridge_distinct": 2 / 3,
+        "target_distinct": 2 / 3,
         "bridge_at_slot": 1 / 3,  # of three distinct queries
         "target_at_slot": 2 / 3,
         "bridge_if_correct": 1 / 2,  # of 1 and 3
@@ -69,7 +72,8 @@ def test_four_queries_by_hand():
     }
     assert values == pytest.approx(expected)
     assert dict(zip(grid.axes["measure"], grid.n.tolist(), strict=True)) == {
-        "bridge": 4, "target": 4, "bridge_at_slot": 3, "target_at_slot": 3, "bridge_if_correct": 2,
+        "bridge": 4, "target": 4, "bridge_distinct": 3, "target_distinct": 3,
+        "bridge_at_slot": 3, "target_at_slot": 3, "bridge_if_correct": 2,
         "correct_if_bridge": 2, "correct": 4, "exact": 4,
     }  # fmt: skip
     floor = dict(zip(grid.axes["measure"], grid.floor.tolist(), strict=True))
@@ -133,6 +137,8 @@ def test_shares_and_floors_are_those_of_brute_force(seed):
     for name, truth in (("bridge", bridge), ("target", answer)):
         assert cells[name]["value"] == mean(anywhere(i, truth[i]) for i in range(6))
         assert cells[name]["floor"] == mean(floor(i, truth, anywhere) for i in range(6))
+        assert cells[f"{name}_distinct"]["value"] == mean(anywhere(i, truth[i]) for i in distinct)
+        assert cells[f"{name}_distinct"]["floor"] == mean(floor(i, truth, anywhere, banned[i]) for i in distinct)
         assert cells[f"{name}_at_slot"]["value"] == mean(at_slot(i, truth[i]) for i in distinct)
         assert cells[f"{name}_at_slot"]["floor"] == mean(floor(i, truth, at_slot, banned[i]) for i in distinct)
     assert cells["bridge_if_correct"]["value"] == mean(anywhere(i, bridge[i]) for i in right)
@@ -178,7 +184,7 @@ def test_a_model_that_copies_its_prompt_finds_nothing_but_what_the_prompt_shows(
     copied = [[[head, 8, 9, head, 7]] * 2 for head in (1, 2, 3, 4)]
     cells = {name: cell for (name,), cell in found(scripted(copied), BY_HAND).grid().cells()}
     assert cells["bridge"]["value"] == 1 / 4  # the published statistic has the bridge that is the head
-    assert cells["bridge_at_slot"]["value"] == 0
+    assert cells["bridge_distinct"]["value"] == cells["bridge_at_slot"]["value"] == 0
     assert cells["bridge_at_slot"]["n"] == 3
 
 

@@ -5,6 +5,7 @@ from torch import nn
 
 from grok.models import StepModel
 from grok.models.steps import pick
+from grok.task import Task
 
 
 class TwoStreams(StepModel):
@@ -14,7 +15,7 @@ class TwoStreams(StepModel):
     causal = False
     streams = ("a", "b")
 
-    def __init__(self, task, width=16, rounds=2):
+    def __init__(self, task: Task, width: int = 16, rounds: int = 2):
         super().__init__()
         self.task, self.rounds = task, rounds
         self.embedding, self.head = nn.Embedding(task.tokens, width), nn.Linear(width, task.outputs, bias=False)

@@ -1,6 +1,7 @@
 """Circuit analyses through the command line: live, after the fact, and on a checkpoint, all giving the same record."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -9,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from grok.analyses import AnalysisRecord
 
 ON = ["--lens.enabled", "true", "--tracing.enabled", "true"]
-KINDS = ("lens", "tracing", "semantic", "cosine", "probes", "attention")
+KINDS = ("lens", "found", "tracing", "semantic", "cosine", "probes", "attention")
 ALL = [word for kind in KINDS for word in (f"--{kind}.enabled", "true")]
 RECORDED = (*KINDS, "immediate", "full_run")  # the two probings belong to `semantic`
 
@@ -47,7 +48,7 @@ def test_a_run_that_is_watched_and_one_that_is_traced_afterwards_have_the_same_r
 
     status, out, err = grok("trace", plain, *ALL)
     assert status == 0, err
-    assert "lens, tracing, semantic, cosine, probes, attention" in out
+    assert "lens, found, tracing, semantic, cosine, probes, attention" in out
 
     watched, traced = (sorted(rows(run, *RECORDED), key=key) for run in (live, plain))
     assert watched == traced
@@ -134,7 +135,8 @@ def test_pictures_go_to_figures_and_to_tensorboard(grok, tiny_config, tmp_path):
     ]
     assert grok("fit", "--config", tiny_config, *arguments)[0] == 0
     names = {path.name for path in (tmp_path / "seen/figures").iterdir()}
-    pictures = {"accuracy", "circuit", "fact_map_id_atomic", "cosine_cohesion_id_atomic", "cosine_alignment_id_atomic"}
+    pictures = {"accuracy", "circuit", "found", "fact_map_id_atomic"}
+    pictures |= {"cosine_cohesion_id_atomic", "cosine_alignment_id_atomic"}
     grids = ("lens_mrr_bridge", "tracing_changed", "semantic_success", "immediate_recall_at_1_bridge")
     grids += ("full_run_recall_at_1_bridge", "probes_accuracy_bridge", "attention_mass")
     pictures |= {f"{grid}_test_inferred_iid" for grid in grids}
@@ -164,6 +166,8 @@ def test_pictures_go_to_figures_and_to_tensorboard(grok, tiny_config, tmp_path):
         (["--probes.enabled", "true", "--probes.columns", "[b]"], "probes.columns='b': no such ground truth"),
         (["--probes.enabled", "true", "--probes.held_out", "2"], "probes.held_out=2.0: use a share"),
         (["--attention.enabled", "true", "--attention.query", "x"], "attention: position='x': no such position"),
+        (["--found.enabled", "true", "--found.splits", "[id_atomic]"], "found: .*an atomic query has no bridge"),
+        (["--lens.streams", "b"], "lens.streams"),
         (["--fourier.enabled", "true"], "fourier.enabled=True: is for ModularArithmetic, not for TwoHopComposition"),
         (["--fourier.enabled", "true", "--fourier.examples", "5"], "fourier.examples=5: this analysis looks at all"),
         (["--cosine.mapped", "-1"], "cosine.mapped=-1: use 0"),
@@ -184,8 +188,6 @@ def test_pictures_go_to_figures_and_to_tensorboard(grok, tiny_config, tmp_path):
 def test_requests_that_cannot_be_met_are_told_in_one_line_before_anything_is_written(
     grok, tiny_config, tmp_path, arguments, told
 ):
-    import re
-
     status, _, err = grok("fit", "--config", tiny_config, "--run_dir", "bad", *ON, *arguments)
     assert status == 2
     assert re.search(told, err), err
@@ -229,7 +231,7 @@ def test_a_trace_every_so_many_steps_leaves_a_complete_record_whenever_it_is_int
     assert "every: 30" in (plain / "analysis/traced.yaml").read_text()
     status, out, _ = grok("trace", "--help")
     assert status == 0
-    assert "KIND is one of lens, tracing" in out
+    assert "KIND is one of lens, found, tracing" in out
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed"])
@@ -285,7 +287,7 @@ def test_a_series_of_another_model_or_damaged_or_no_series_is_named(grok, tiny_c
 
     status, _, err = grok("trace", plain)
     assert status == 2
-    kinds = "lens, tracing, semantic, cosine, probes, attention, fourier"
+    kinds = "lens, found, tracing, semantic, cosine, probes, attention, fourier"
     assert f"no analysis is enabled; add --KIND.enabled true, KIND one of {kinds}" in err
 
     foreign = plain / "series/step_000000030.safetensors"
@@ -346,3 +348,63 @@ lens: {enabled: true}
     status, _, err = grok("fit", "--config", tmp_path / "sums.yaml", "--run_dir", "sums")
     assert status == 2
     assert "lens.enabled=True: the answers of test are values, not tokens: use lens.enabled=false" in err
+
+
+def test_what_is_found_in_and_out_of_distribution_is_recorded_live_and_by_a_trace(grok, tiny_config, tmp_path):
+    fill_in = ["--data.encoding", "grok.data.FillIn", "--model.net.causal", "false", "--figures.enabled", "true"]
+    assert grok("fit", "--config", tiny_config, "--run_dir", "live", *fill_in, "--found.enabled", "true")[0] == 0
+    assert grok("fit", "--config", tiny_config, "--run_dir", "after", *fill_in)[0] == 0
+    status, out, err = grok("trace", "after", "--found.enabled", "true")
+    assert status == 0, err
+    assert "figures/found.png" in out
+    live, after = (sorted(rows(tmp_path / run, "found"), key=key) for run in ("live", "after"))
+    assert live == after
+    assert {row["split"] for row in live} == {"test_inferred_iid", "test_inferred_ood"}
+    places = ("", "_distinct", "_at_slot")
+    always = {"correct", "exact", *(f"{token}{place}" for token in ("bridge", "target") for place in places)}
+    conditional = {"bridge_if_correct", "correct_if_bridge"}  # no row where no query is right, or none shows its bridge
+    names = {row["name"].removeprefix("found/") for row in live}
+    assert always <= names <= always | conditional
+    accuracy = {(r["step"], r["split"]): r for r in rows(tmp_path / "live", "accuracy")}
+    compared = 0
+    for row in live:
+        if row["name"] == "found/exact" and (row["step"], row["split"]) in accuracy:
+            same = accuracy[row["step"], row["split"]]  # all queries of a small split, by the same weights
+            assert (row["value"], row["n"]) == (pytest.approx(same["value"]), same["n"])
+            compared += 1
+    assert compared
+    tensors = AnalysisRecord(tmp_path / "live").read(60)
+    count = next(row["n"] for row in live if row["split"] == "test_inferred_iid" and row["name"] == "found/target")
+    assert tensors["found/test_inferred_iid/bridge/first"].shape == (count, 5)
+    assert tensors["found/test_inferred_iid/inputs"].shape == (count, 5)
+
+
+def test_found_needs_bridges(grok, tmp_path):
+    config = tmp_path / "modular.yaml"
+    config.write_text("""
+trainer: {accelerator: cpu, max_steps: 2, logger: false}
+data: {class_path: grok.data.ModularArithmetic, init_args: {modulus: 5, batch: 8}}
+model: {net: {class_path: grok.models.LoopedTransformer, init_args: {width: 16, heads: 2, layers: 1}}}
+found: {enabled: true}
+""")
+    status, _, err = grok("fit", "--config", config, "--run_dir", "no")
+    assert status == 2
+    assert "found.enabled=True: no held-out split of ModularArithmetic has a bridge" in err
+
+
+def test_streams_are_read_and_patched_each_by_itself(grok, tiny_config, tmp_path):
+    net = ["--data.encoding", "grok.data.FillIn", "--model.net", "circuits.two_streams.TwoStreams"]
+    each = ["--lens.streams", "each", "--tracing.streams", "each", "--figures.enabled", "true"]
+    config = tiny_config.with_name("streams.yaml")
+    config.write_text(re.sub(r"  net:.*?(?=  schedule)", "", tiny_config.read_text(), flags=re.S))
+    status, _, err = grok("fit", "--config", config, "--run_dir", "run", *net, *ON, *each)
+    assert status == 0, err
+    names = {row["name"] for row in rows(tmp_path / "run", "lens", "tracing")}
+    places = [f"S[{i},{p}].{s}" for i in range(7) for p in ("h", "r1", "r2") for s in ("a", "b")]
+    assert {f"tracing/changed/{place}" for place in places} == {name for name in names if "tracing" in name}
+    assert {f"lens/mrr/bridge/{place}" for place in places} < names
+    assert (tmp_path / "run/figures/tracing_changed_test_inferred_iid.png").exists()
+    status, _, err = grok("trace", "run", "--attention.enabled", "true")
+    assert status == 2
+    assert "attention='TwoStreams': steps 0, 1, 2, 3, 4, 5 have no attention" in err
+    assert len(err.splitlines()) == 1
