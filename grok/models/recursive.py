@@ -302,8 +302,8 @@ class RecursiveTransformer(StepModel):
     def _computing(self, device: str, free: bool) -> Iterator[None]:
         """Precision and gradients of a step.
 
-        Autocast keeps the casts of weights. One that was made without gradient would be used again in the last cycle,
-        whose weights would then get none: so such a step keeps no casts.
+        Autocast keeps its casts of weights. Before torch 2.11 or so, one made without gradient is used again where
+        gradients are wanted, and the weights get none: hence a step without gradient keeps no casts.
         """
         half, outer = self.activations == "bfloat16", torch.is_autocast_enabled(device)
         if not (half or free):
