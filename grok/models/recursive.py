@@ -74,10 +74,9 @@ class RecursiveTransformer(StepModel):
     start as fixed random vectors, the same at every position. The read-out sees z_H as the last norm leaves it. The
     model is not causal: every position sees every other.
 
-    The defaults are the paper's (44,560,898 weights for its 2,206 tokens, the prefix vector apart), but for
-    `activations`, which it has in bfloat16: preset `paper`. Preset `compact` is the same with `prefix=0`: of the 21
-    positions 16 are prefix slots, which cost as much as those of the input and, but for one learned vector, say
-    nothing.
+    The defaults are the paper's (44,560,898 weights for its 2,206 tokens, the prefix vector apart), except that its
+    `activations` are bfloat16. With `prefix=0` the model is *compact*: of the paper's 21 positions 16 are prefix slots,
+    which cost as much as those of the input and, but for one learned vector, say nothing.
 
     The state holds the streams `z_H`, `z_L` and the injected embedding `emb` at the positions of the input, and beside
     them those of the prefix slots as `prefix_H`, `prefix_L` and `prefix`, so that position p means what it means in any
@@ -105,7 +104,7 @@ class RecursiveTransformer(StepModel):
         halt_weight: of that loss.
         halt_max_steps: 1; the paper never takes a second supervision step, and none is implemented.
         tied: read out with the token embedding.
-        activations: `float32`, like the weights; or `bfloat16`: weights are cast where used, norms are float32.
+        activations: `float32`, like the weights; or `bfloat16`: weights are cast where they are used, norms float32.
     """
 
     causal = False
@@ -303,8 +302,8 @@ class RecursiveTransformer(StepModel):
     def _computing(self, device: str, free: bool) -> Iterator[None]:
         """Precision and gradients of a step.
 
-        Autocast keeps the casts of weights. One that was made without gradient would be used again in the last cycle,
-        whose weights would then get none: so such a step keeps no casts.
+        Autocast keeps its casts of weights. Before torch 2.11 or so, one made without gradient is used again where
+        gradients are wanted, and the weights get none: hence a step without gradient keeps no casts.
         """
         half, outer = self.activations == "bfloat16", torch.is_autocast_enabled(device)
         if not (half or free):

@@ -144,6 +144,11 @@ def _problems(members: Sequence[GrokModule]) -> list[Problem]:
         if different := [one for one in found if one != found[0]]:
             problems.append(Problem(name, different[0], f"another member has {str(found[0])[:80]}; {alone}"))
     problems += [problem for member in members for problem in _of_the_trainer(member, alone)][:1]
+    if members[0].net.auxiliary:
+        name = type(members[0].net).__name__
+        problems.append(Problem("model.net", name, f"has a loss of its own, which is not batched; {alone}"))
+    if queries := [member.reduction for member in members if member.reduction != "slots"]:
+        problems.append(Problem("model.reduction", queries[0], f"is not batched; {alone}"))
     if dropout := max(map(_dropout, members[0].net.modules())):
         problems.append(Problem("model.net.dropout", dropout, f"drawn for all members at once; {alone}"))
     if other := next(filter(None, (_other_buffer(members[0], member) for member in members)), None):

@@ -53,6 +53,10 @@ class GrokModule(L.LightningModule):
         schedule: makes the learning-rate schedule, one step per optimizer step; None keeps the rate.
         objective: what is minimised; None means cross-entropy.
         decay: whether weight decay acts on matrices only (biases and norm gains do not decay), or on all weights.
+        groups: weights, by name or by the name of a module, that the optimizer treats by options of their own, such as
+            `{embedding: {lr: 1.0e-4}}`. With `betas: [0, 0]` AdamW is sign descent, p ← p - lr · (sign g + decay · p),
+            by which He et al. 2026 train the prefix vector of their model:
+            `{prefix: {lr: 1.0e-4, weight_decay: 1.0, betas: [0, 0], eps: 1.0e-18}}`.
         clip: largest global norm of the gradient; None does not clip.
         ema_decay: keep a moving average of the weights with this decay per optimizer step, and evaluate and save it.
         block: K, optimizer steps per Lightning training step.
@@ -72,6 +76,7 @@ class GrokModule(L.LightningModule):
         schedule: Callable[[Optimizer], LRScheduler] | None = None,
         objective: Objective | None = None,
         decay: Literal["matrices", "all"] = "matrices",
+        groups: dict[str, dict[str, Any]] | None = None,
         clip: float | None = 1.0,
         ema_decay: float | None = None,
         block: int = 50,
@@ -93,6 +98,8 @@ class GrokModule(L.LightningModule):
             fix = "a model that learns whether its answers are right needs such answers; for values, use net.halt=false"
             insist([Problem("objective", type(self.objective).__name__, fix)])
         self.make_optimizer, self.make_schedule, self.decay = optimizer, schedule, decay
+        self.groups = groups or {}
+        parameter_groups(self.net, decay, self.groups)  # refuses a name that no weight has
         self.clip, self.block, self.read_out, self.reduction = clip, block, read_out, reduction
         self.metrics = nn.ModuleList()  # by position: a split may be called `train`, a name nn.Module has taken
         self.scores: dict[str, Score] = {}
@@ -115,8 +122,8 @@ class GrokModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer over decaying and non-decaying weights, and its schedule, counted in optimizer steps."""
-        optimizer = self.make_optimizer(parameter_groups(self.net, self.decay))
-        insist(self._check_unscaling(optimizer))
+        optimizer = self.make_optimizer(parameter_groups(self.net, self.decay, self.groups))
+        insist([*self._check_unscaling(optimizer), *self._check_groups(optimizer)])
         if self.make_schedule is None:
             return optimizer
         schedule = self.make_schedule(optimizer)
@@ -131,6 +138,16 @@ class GrokModule(L.LightningModule):
             return []
         fix = "a fused optimizer cannot be clipped under 16-mixed: use fused=false, bf16-mixed, or null not to clip"
         return [Problem("clip", self.clip, fix)]
+
+    def _check_groups(self, optimizer: Optimizer) -> list[Problem]:
+        """An optimizer keeps options that it does not know, and ignores them."""
+        has = ", ".join(optimizer.defaults)
+        return [
+            Problem(f"groups.{key}.{name}", value, f"{type(optimizer).__name__} has no such option; it has {has}")
+            for key, options in self.groups.items()
+            for name, value in options.items()
+            if name not in optimizer.defaults
+        ]
 
     def loss(self, batch: Batch, world: int = 1) -> Tensor:
         """Loss of this rank's share, scaled so that the mean over `world` ranks is the mean over the global batch."""

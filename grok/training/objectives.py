@@ -6,6 +6,7 @@ Shape legend: B query, A slot, V output (token or value).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -47,18 +48,30 @@ class CrossEntropy(Objective):
 
 
 class Stablemax(Objective):
-    """Cross-entropy of s(x) / Σ s with s(x) = x + 1 for x ≥ 0 and 1 / (1 - x) below, in float64.
+    """Cross-entropy of s(x) / Σ s with s(x) = x + 1 for x ≥ 0 and 1 / (1 - x) below.
 
-    Prieto et al. 2025; the loss of He et al. 2026 (section 3.1).
+    Prieto et al. 2025; the loss of He et al. 2026 (section 3.1), who compute it in float64.
+
+    Args:
+        precision: `float64`; or `float32`, which sums what speaks against the target apart, so that small losses and
+            their gradients keep their digits: losses agree to 1e-6 of their size. Logits in float64 stay float64.
     """
+
+    def __init__(self, precision: Literal["float64", "float32"] = "float64") -> None:
+        super().__init__()
+        self.precision = precision
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """See `Objective.forward`."""
-        x = outputs.double()
+        double = self.precision == "float64" or outputs.dtype == torch.float64
+        x = outputs.double() if double else outputs.float()
         # The clamp keeps the branch that is not taken finite, and with it the gradient.
         scores = torch.where(x < 0, 1 / (1 - x.clamp(max=0)), x + 1)
-        chosen = scores.gather(-1, targets[..., None]).squeeze(-1)
-        return scores.sum(-1).log() - chosen.log()
+        index = targets[..., None]
+        chosen = scores.gather(-1, index).squeeze(-1)
+        if self.precision == "float64":
+            return scores.sum(-1).log() - chosen.log()
+        return (scores.scatter(-1, index, 0.0).sum(-1) / chosen).log1p()
 
 
 class SquaredError(Objective):

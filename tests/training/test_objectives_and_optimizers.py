@@ -1,6 +1,7 @@
 """Losses against their formulas; which weights decay; how the learning rate goes."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from grok.callbacks import Evaluation, RunRecorder
 from grok.errors import BadInput
 from grok.records import RunRecord
-from grok.training import CrossEntropy, SquaredError, Stablemax, Warmup, parameter_groups
+from grok.training import AdamAtan2, CrossEntropy, SquaredError, Stablemax, Warmup, parameter_groups
 
 
 def some_logits():
@@ -55,6 +56,22 @@ def test_stablemax_has_a_finite_gradient_everywhere():
     assert torch.autograd.gradcheck(lambda x: Stablemax()(x, torch.tensor([[2]])), small)
 
 
+def test_stablemax_in_float32_keeps_the_digits_of_small_losses_and_their_gradients():
+    logits, targets = some_logits()
+    certain = logits.scatter(-1, targets[..., None], 1e6)
+    for outputs in (logits * 10, logits.bfloat16(), certain):
+        results = []
+        for precision in ("float64", "float32"):
+            x = outputs.clone().requires_grad_()
+            losses = Stablemax(precision)(x, targets)
+            assert losses.dtype == getattr(torch, precision)
+            losses.sum().backward()
+            results.append((losses.double(), x.grad.double()))
+        for exact, close in zip(*results, strict=True):
+            torch.testing.assert_close(close, exact, rtol=1e-2 if outputs.dtype == torch.bfloat16 else 1e-6, atol=0)
+    assert Stablemax("float32")(logits.double(), targets).dtype == torch.float64
+
+
 def test_squared_error_is_reported_without_accuracy(tmp_path, sums):
     module = make_module(sums, objective=SquaredError())
     train(tmp_path, module, Evaluation(20), RunRecorder(), steps=40, data=sums)
@@ -87,6 +104,25 @@ def test_shares_of_a_batch_add_up_to_its_loss():
     torch.testing.assert_close(torch.stack(shares).mean(), module.loss(stream.batch(3)))
 
 
+@pytest.mark.parametrize("world", [1, 4])
+def test_a_loss_may_be_averaged_over_queries(world):
+    stream, module = make_data(batch=15).generated.train, make_module(reduction="queries").double()
+    whole = stream.batch(3)
+    mask = torch.rand(whole.queries.mask.shape, generator=torch.Generator().manual_seed(0)) < 0.5
+    mask[:, 0] = True
+
+    def masked(batch, rows):
+        return replace(batch, queries=replace(batch.queries, mask=mask[rows]))
+
+    shares = [
+        module.loss(masked(stream.batch(3, rank, world), slice(rank, None, world)), world) for rank in range(world)
+    ]
+    queries = whole.queries
+    losses = module.objective(module.net(queries.inputs, at=queries.at), queries.targets)
+    expected = torch.stack([row[of].mean() for row, of in zip(losses, mask, strict=True)]).mean()
+    torch.testing.assert_close(torch.stack(shares).mean(), expected)
+
+
 def test_biases_and_norm_gains_do_not_decay_unless_all_do():
     net = make_module().net
     matrices, rest = parameter_groups(net, "matrices")
@@ -106,6 +142,56 @@ def test_frozen_weights_are_left_out():
     net.embedding.weight.requires_grad_(True)
     (group,) = parameter_groups(net, "matrices")
     assert [id(parameter) for parameter in group["params"]] == [id(net.embedding.weight)]
+
+
+def test_some_weights_have_options_of_their_own():
+    net = make_module().net
+    matrices, own, last = parameter_groups(net, "matrices", {"blocks": {"betas": [0, 0]}, "norm": {"lr": 1.0}})
+    names = {id(parameter): name for name, parameter in net.named_parameters()}
+    grouped = [[names[id(parameter)] for parameter in group["params"]] for group in (matrices, own, last)]
+    assert grouped[0] == ["embedding.weight", "position.weight"]
+    assert grouped[1] == [name for name in names.values() if name.startswith("blocks.")]
+    assert grouped[2] == ["norm.weight", "norm.bias"]
+    assert (own["betas"], last["lr"]) == ((0, 0), 1.0)
+
+
+def test_groups_that_name_nothing_are_refused(tmp_path):
+    with pytest.raises(BadInput, match=r"groups='embeding'.*there are embedding, position"):
+        make_module(groups={"embeding": {"lr": 1.0}})
+    with pytest.raises(BadInput, match=r"groups\.embedding\.rate=1\.0: AdamW has no such option; it has lr, betas"):
+        train(tmp_path, make_module(groups={"embedding": {"rate": 1.0}}), steps=1)
+
+
+@pytest.mark.parametrize("chosen", [torch.optim.AdamW, AdamAtan2])
+def test_without_memory_adam_is_sign_descent(chosen):
+    weight = nn.Parameter(torch.tensor([1.0, -2.0, 0.0, 3.0, 4.0]))
+    options = {"eps": 1e-18} if chosen is torch.optim.AdamW else {}
+    optimizer = chosen([{"params": [weight], "lr": 0.1, "weight_decay": 1.0, "betas": (0, 0), **options}])
+    expected = weight.detach().clone()
+    for gradient in ([1.0, -1e-6, 0.0, 1e6, -3.0], [-1e-11, 2.0, 1.0, 0.0, 0.0]):
+        weight.grad = torch.tensor(gradient)
+        optimizer.step()
+        expected = expected * 0.9 - 0.1 * weight.grad.sign()
+        torch.testing.assert_close(weight.detach(), expected, rtol=1e-6, atol=1e-5 * 0.1)
+
+
+def test_adam_atan2_is_its_formula_and_forgets_the_scale_of_gradients():
+    weights = [nn.Parameter(torch.tensor([0.5, -0.5], dtype=torch.float64)) for _ in range(2)]
+    chosen = [AdamAtan2([weight], lr=0.1, betas=(0.8, 0.9), weight_decay=0.2, scale=1.5) for weight in weights]
+    expected, mean, square = weights[0].detach().clone(), 0.0, 0.0
+    for step in range(1, 4):
+        gradient = torch.tensor([step - 2.5, 0.3 * step], dtype=torch.float64)
+        for weight, scale in zip(weights, (1.0, 1e-9), strict=True):
+            weight.grad = gradient * scale
+        for one in chosen:
+            one.step()
+        mean, square = 0.8 * mean + 0.2 * gradient, 0.9 * square + 0.1 * gradient**2
+        expected = expected * (1 - 0.1 * 0.2)
+        expected -= 0.1 * 1.5 * torch.atan2(mean / (1 - 0.8**step), (square / (1 - 0.9**step)).sqrt())
+        for weight in weights:
+            torch.testing.assert_close(weight.detach(), expected)
+    with pytest.raises(BadInput, match=r"lr=-1.*\n.*betas=\(1, 0\)"):
+        AdamAtan2(weights, lr=-1, betas=(1, 0))
 
 
 def optimizer():
