@@ -148,7 +148,8 @@ def write_reference_json(regime: TwoHopComposition | ReferenceJSON, directory: s
         directory: a new or an empty one; it is made whole or not at all.
 
     Raises:
-        BadInput: if the directory is not empty, or the regime has no table (`lazy`).
+        BadInput: if the directory is not empty, or the regime has no table (`lazy`), or splits that those
+            repositories do not know (`NewKnowledge`).
     """
     write_files(regime.files if isinstance(regime, ReferenceJSON) else _files(regime), Path(directory))
 
@@ -157,6 +158,10 @@ def _files(regime: TwoHopComposition) -> ReferenceFiles:
     if regime.lazy:
         raise BadInput(Problem("lazy", regime.lazy, "the lazy mode has no training table to write: use lazy=false"))
     queries, graph = regime.queries(), regime.graph
+    untyped = queries.evaluation.keys() - HOPS.keys()
+    if untyped:
+        fix = f"those files have no type for {', '.join(sorted(untyped))}: write the data of the earlier training"
+        raise BadInput(Problem("regime", type(regime).__name__, fix))
 
     def rows(hops: Hops, name: str | None = None) -> Rows:
         symbols = torch.cat([regime.prompt(graph, hops), graph.answer(hops)[:, None]], 1)

@@ -6,7 +6,16 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from grok.circuits.counterfactuals import composition_counterfactuals
-from grok.data import FactExposure, FillIn, Hops, KnowledgeGraph, NewKnowledge, NextToken, TwoHopComposition
+from grok.data import (
+    FactExposure,
+    FillIn,
+    Hops,
+    KnowledgeGraph,
+    NewKnowledge,
+    NextToken,
+    TwoHopComposition,
+    write_reference_json,
+)
 from grok.data.new_knowledge import greedy_closure, new_chains
 from grok.errors import BadInput
 
@@ -193,3 +202,9 @@ def test_bad_arguments_are_told_at_once():
         NewKnowledge(kept=1000, keep="paper", new_facts=40, **SMALL).setup()
     with pytest.raises(BadInput, match=r"test_inferred_new_old: .*raise `new_facts` or `kept`"):
         NewKnowledge(kept=1, new_facts=2, **SMALL).setup()
+
+
+def test_the_reference_files_have_no_place_for_it(tmp_path):
+    with pytest.raises(BadInput, match="no type for atomic_kept, atomic_new"):
+        write_reference_json(NewKnowledge(**NEW), tmp_path / "files")
+    assert not (tmp_path / "files").exists()
