@@ -18,6 +18,7 @@ from grok.callbacks.last import LastCheckpoint
 from grok.callbacks.monitor import GrokkingMonitor
 from grok.callbacks.predictions import PredictionWriter
 from grok.callbacks.recorder import RunRecorder
+from grok.callbacks.start import StartFrom
 
 __all__ = [
     "AttentionMaps",
@@ -36,6 +37,7 @@ __all__ = [
     "Probes",
     "RunRecorder",
     "SemanticPatching",
+    "StartFrom",
     "load_series",
     "load_weights",
     "verify_series",
