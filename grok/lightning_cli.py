@@ -42,6 +42,7 @@ _NOT_IN_CONFIG = ("config", "run_dir", "fresh", "ckpt_path", "weights_only")
 
 
 CALLBACKS: Mapping[str, type[Callback]] = {
+    "start": watch.StartFrom,  # before all that look at the weights of step 0
     "evaluation": watch.Evaluation,
     "monitor": watch.GrokkingMonitor,
     "cost": watch.CostMeter,
@@ -203,8 +204,19 @@ class GrokCLI(LightningCLI):
             raise BadInput(f"model.optimizer: {error}") from error
         finished = self.subcommand == "fit" and RunRecord(self.run_dir).is_finished()
         for callback in cast(Any, self.trainer).callbacks:
+            if isinstance(callback, watch.StartFrom) and self.subcommand == "fit" and not finished:
+                self._prepare_start(callback)
             if isinstance(callback, watch.CircuitCallback) and self.subcommand != "predict" and not finished:
                 callback.prepare(self.datamodule, self.model.evaluated)
+
+    def _prepare_start(self, start: watch.StartFrom) -> None:
+        """Find the weights of the other run, unless this one goes on from its own."""
+        if start.run is None or good_checkpoint(self.run_dir)[0] is not None:
+            return
+        if self.options.ckpt_path is not None:
+            insist([Problem("ckpt_path", str(self.options.ckpt_path), "training starts from start.run; keep one")])
+        config = yaml.safe_load(dump_config(self._parser(self.subcommand), self.options))
+        start.prepare(self.model, config, self.run_dir)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer that keeps everything in the run directory and logs to TensorBoard there."""
@@ -311,7 +323,8 @@ def _insist_on_same(saved: Path, new: str) -> None:
         raise BadInput(f"{saved}: not YAML; restore it, or start beside it with --fresh") from None
     if not isinstance(old, dict):
         raise BadInput(f"{saved}: not the configuration of a run; restore it, or start beside it with --fresh")
-    changes = differences({**old, "experiment": wanted["experiment"]}, wanted)
+    older = {} if wanted["start"]["run"] else {"start": wanted["start"]}  # begun when there was no such group
+    changes = differences({**older, **old, "experiment": wanted["experiment"]}, wanted)
     if changes:
         shown = [*changes[:6], *([f"… and {len(changes) - 6} more"] if len(changes) > 6 else [])]
         told = f"{saved.parent} holds a run with another configuration; add --fresh or another --run_dir"

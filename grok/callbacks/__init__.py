@@ -19,6 +19,7 @@ from grok.callbacks.last import LastCheckpoint
 from grok.callbacks.monitor import GrokkingMonitor
 from grok.callbacks.predictions import PredictionWriter
 from grok.callbacks.recorder import RunRecorder
+from grok.callbacks.start import StartFrom
 
 __all__ = [
     "AttentionMaps",
@@ -38,6 +39,7 @@ __all__ = [
     "Probes",
     "RunRecorder",
     "SemanticPatching",
+    "StartFrom",
     "load_series",
     "load_weights",
     "verify_series",
