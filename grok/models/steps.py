@@ -138,8 +138,8 @@ class StepModel(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} has no auxiliary loss")
 
     def picked(self, state: State, at: Tensor) -> State:
-        """The state at positions `at` `[B, A]`, as after a last step that was asked for them: `[B, A, D]`."""
-        return {name: pick(stream, at) for name, stream in state.items()}
+        """The streams at positions `at` `[B, A]`, as after a last step that was asked for them: `[B, A, D]`."""
+        return {name: pick(state[name], at) for name in self.streams}
 
     def stream_at(self, index: int) -> str:
         """The stream of S[`index`] in which a lens looks: the one that the step before it has written."""
