@@ -10,7 +10,9 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "configs").rglob("*.yaml"))
 SWEEPS = [path for path in FILES if "base" in yaml.safe_load(path.read_text())]
 CONFIGS = [path for path in FILES if path not in SWEEPS]
-SMALLER = {"wang2024_composition": ["--model.net.width", 24, "--data.test_size", 8, "--data.batch", 8]}
+_FEW = ["--model.net.width", 24, "--data.test_size", 8, "--data.batch", 8]
+SMALLER = {"wang2024_composition": _FEW, "pretrain_paper": _FEW, "transfer_paper": _FEW}
+SMALLER |= dict.fromkeys(("pretrain_medium", "transfer_medium"), ["--model.net.width", 24, "--data.test_size", 50, "--data.batch", 8])
 
 
 def test_there_are_configurations():
