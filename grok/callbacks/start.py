@@ -84,7 +84,8 @@ class StartFrom(L.Callback):
             raise BadInput(f"start.step={self.step!r} of start.run={self.run!r}: {error}") from None
         self._path = series[step]
         if config is not None:
-            insist_on_same_task(self.run, config, here)
+            path = Path(self.run) / "config.yaml"
+            insist_on_same_task(_read(path), config, path, here)
         load_weights(module.net, self._path)
         milestone = None if isinstance(self.step, int) else self.step
         self._told = {"run": self.run, "step": step, "milestone": milestone, "flops": _flops(summary, step)}
@@ -124,27 +125,35 @@ def _flops(summary: Mapping[str, Any], step: int) -> int | None:
     return int(before + flops * step / steps)
 
 
-def insist_on_same_task(run: str, config: Mapping[str, Any], here: str | Path) -> None:
+def _read(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError):
+        return None
+
+
+def insist_on_same_task(source: Any, config: Mapping[str, Any], there: str | Path, here: str | Path) -> None:
     """Refuse weights that mean something else: of another vocabulary, graph, training table or architecture.
 
     Args:
-        run: directory of the run that the weights come from.
-        config: the complete configuration of the run that is to start.
-        here: its directory.
+        source: the complete configuration of the run that the weights come from.
+        config: that of the run that is to start.
+        there: what to call the one in messages.
+        here: what to call the other.
 
     Raises:
         BadInput: naming each key, both values and both runs.
     """
-    path = Path(run) / "config.yaml"
     try:
-        source = yaml.safe_load(path.read_text())
         theirs, mine = dict(_meaning(source)), dict(_meaning(config))
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
-        raise BadInput(f"start.run={run!r}: {path} is not there, or not the configuration of a run") from None
+    except (KeyError, TypeError, AttributeError):
+        raise BadInput(f"start.run: {there} is not there, or not the configuration of a run") from None
+    fix = "weights mean the same only for the same graph, vocabulary and architecture"
     differ = [key for key in mine if key in theirs and mine[key] != theirs[key]]
-    told = f"in {path}, {{}} in {here}; weights mean the same only for the same graph, vocabulary and architecture"
     if differ:
-        raise BadInput(*(f"start.run: {key} is {theirs[key]!r} {told.format(repr(mine[key]))}" for key in differ))
+        raise BadInput(
+            *(f"start.run: {key} is {theirs[key]!r} in {there}, {mine[key]!r} in {here}; {fix}" for key in differ)
+        )
 
 
 def _meaning(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -19,11 +19,13 @@ Setting = dict[str, Any]
 """Keys of `grok fit` and their values, for one run."""
 
 Asked = dict[str, Any]
-"""A sweep file with all shorthands written out: base, set, grid, zip, list, figure."""
+"""A sweep file with all shorthands written out: base, set, grid, zip, list, figure, then."""
 
-_KINDS = ("base", "set", "grid", "zip", "list", "figure")
+_KINDS = ("base", "set", "grid", "zip", "list", "figure", "then")
+_OF_A_PART = ("name", "base", "from", "inherit", "start", "set", "grid", "zip", "list")
 _OF_THE_SWEEP = ("config", "run_dir", "experiment", "fresh", "ckpt_path")
 _KEY = re.compile(r"[A-Za-z_][\w.]*")
+_NAME = re.compile(r"[A-Za-z][\w-]{0,39}", re.ASCII)
 _FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)e[-+]?\d+", re.IGNORECASE)
 _SPAN = re.compile(r"(-?\d+)\.\.(-?\d+)")
 
@@ -48,6 +50,8 @@ def read(asked: Any, where: str, directory: Path) -> Asked:
         content = asked[kind]
         if kind == "list":
             read[kind] = _rows(content, where, directory)
+        elif kind == "then":
+            read[kind] = _parts(content, where, directory)
         elif not isinstance(content, dict):
             raise BadInput(f"{where}: {kind}={content!r}: use a mapping of keys")
         elif kind in ("grid", "zip"):
@@ -56,6 +60,66 @@ def read(asked: Any, where: str, directory: Path) -> Asked:
             read[kind] = {key: plain(value, f"{where}: {kind}.{key}") for key, value in content.items()}
     _insist_on_keys(read, where)
     return read
+
+
+def _parts(parts: Any, where: str, directory: Path) -> list[Asked]:
+    """The further parts of a sweep, see `grok.sweep.then`."""
+    parts = parts if isinstance(parts, list) else [parts]
+    if not parts or not all(isinstance(part, dict) for part in parts):
+        raise BadInput(f"{where}: then: use a mapping of {', '.join(_OF_A_PART)}, or a list of such")
+    found = [_part(part, where, directory) for part in parts]
+    names = [part["name"].casefold() for part in found]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise BadInput(f"{where}: then: two parts are called {twice[0]}; give each a `name`")
+    return found
+
+
+def _part(part: Asked, where: str, directory: Path) -> Asked:
+    name = part.get("name", "then")
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name.casefold() in ("base", "sweep", "first"):
+        raise BadInput(f"{where}: then: name={name!r}: use a word of letters, digits, - and _, not base, sweep, first")
+    where = f"{where}: then ({name})"
+    if wrong := [key for key in part if key not in _OF_A_PART]:
+        raise BadInput(f"{where}: {wrong[0]}: no such key; use {', '.join(_OF_A_PART)}")
+    own = {kind: part[kind] for kind in ("set", "grid", "zip", "list") if kind in part}
+    found = {"name": name, **read({"base": part.get("base"), **own}, where, directory)}
+    if "base" not in part:
+        del found["base"]
+    if "start" in part:
+        found["start"] = part["start"]
+    if "from" in part:
+        found["from"] = _chosen(part["from"], where)
+    if "inherit" in part:
+        found["inherit"] = part["inherit"]
+    _insist_on_part(found, where)
+    return found
+
+
+def _chosen(chosen: Any, where: str) -> dict[str, list[Any]]:
+    if not isinstance(chosen, dict):
+        raise BadInput(f"{where}: from={chosen!r}: use a mapping of keys to a value or a list of values")
+    values = {key: value if isinstance(value, list) else [value] for key, value in chosen.items()}
+    return {str(key): plain(value, f"{where}: from.{key}") for key, value in values.items()}
+
+
+def _insist_on_part(part: Asked, where: str) -> None:
+    starts, inherited = part.get("start", True), part.get("inherit", [])
+    if not isinstance(starts, bool):
+        raise BadInput(f"{where}: start={starts!r}: use true, or false for controls that start from random weights")
+    if not isinstance(inherited, list) or not all(isinstance(key, str) and _KEY.fullmatch(key) for key in inherited):
+        raise BadInput(f"{where}: inherit={inherited!r}: use a list of keys")
+    own = {same_key(key): kind for kind in ("set", "grid", "zip", "list") for key in _keys(part.get(kind, {}))}
+    if twice := [key for key in inherited if same_key(key) in own]:
+        raise BadInput(f"{where}: {twice[0]} is in inherit and in {own[same_key(twice[0])]}; keep one")
+    if starts and "start.run" in own:
+        raise BadInput(f"{where}: start.run: the sweep itself chooses it; leave it out")
+    if not starts and any(key.startswith("start.") for key in (*own, *inherited)):
+        raise BadInput(f"{where}: start: `start: false` starts from random weights; leave its keys out")
+
+
+def _keys(content: Any) -> list[str]:
+    """Keys of a mapping, or of any row of a list, each once, sorted."""
+    return sorted({str(key) for row in (content if isinstance(content, list) else [content]) for key in row})
 
 
 def plain(value: Any, where: str = "") -> Any:
@@ -128,8 +192,7 @@ def _read_rows(path: Path) -> Any:
 def _insist_on_keys(asked: Asked, where: str) -> None:
     places: dict[str, str] = {}
     for kind in ("set", "grid", "zip", "list"):
-        content = asked.get(kind, {})
-        for key in sorted({str(key) for row in (content if kind == "list" else [content]) for key in row}):
+        for key in _keys(asked.get(kind, {})):
             if not _KEY.fullmatch(key):
                 raise BadInput(f"{where}: {kind}.{key}: not a key of `grok fit`")
             if key in _OF_THE_SWEEP:

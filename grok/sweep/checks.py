@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+from grok.callbacks.start import insist_on_same_task
 from grok.errors import BadInput
-from grok.lightning_cli import GrokCLI, run_lightning
+from grok.lightning_cli import GrokCLI, dump_config, run_lightning
 from grok.sweep.asked import same_key
 from grok.sweep.expansion import canonical
 from grok.sweep.plan import Line, Sweep
@@ -33,14 +35,15 @@ def without_seeds(line: Line) -> dict[str, Any]:
     return {key: value for key, value in line.set.items() if not is_seed(key)}
 
 
-def check(sweep: Sweep, base: Path, lines: Sequence[Line]) -> None:
+def check(sweep: Sweep, bases: Mapping[str, Path], lines: Sequence[Line]) -> None:
     """Parse and check the configurations of `lines` as `grok fit` would; the data of every new value are made, too.
 
-    Runs that differ in seeds only are parsed once, and once for every value of a seed. A parse takes 0.1 s.
+    Runs that differ in seeds only are parsed once, and once for every value of a seed. A parse takes 0.1 s. Of a run
+    that starts from another one, which need not be there yet, it is checked that their graphs and models are the same.
 
     Args:
         sweep: to which they belong.
-        base: its base configuration.
+        bases: its base configurations, by the names of their copies in its directory.
         lines: the runs to check.
 
     Raises:
@@ -52,15 +55,23 @@ def check(sweep: Sweep, base: Path, lines: Sequence[Line]) -> None:
 
         def parse_arguments(self, parser: Any, args: Any) -> None:
             self.subcommand = "fit"
-            for line, new in _to_check(lines):
+            for line, new in _to_check(sweep, lines):
                 try:
-                    super().parse_arguments(parser, sweep.fit(line, base))
+                    if (source := sweep.source(line)) is not None:
+                        there, config = self._parsed(parser, source), self._parsed(parser, line)
+                        insist_on_same_task(there, config, f"run {source.index} ({source.name})", "this one")
+                    else:
+                        super().parse_arguments(parser, sweep.fit(line, bases[line.base]))
                     super().before_instantiate_classes()
                     if new:
                         super().instantiate_classes()
                         super().after_instantiate_classes()
                 except Exception as error:
                     raise _of_run(line, error) from error
+
+        def _parsed(self, parser: Any, line: Line) -> Any:
+            super().parse_arguments(parser, sweep.fit(line, bases[line.base]))
+            return yaml.safe_load(dump_config(self._parser(self.subcommand), self.options))
 
         def instantiate_trainer(self, **_: Any) -> Any:
             return SimpleNamespace(callbacks=[])  # the machine that plans may lack the accelerator
@@ -79,18 +90,24 @@ def check(sweep: Sweep, base: Path, lines: Sequence[Line]) -> None:
         run_lightning(["fit"], Checker)
 
 
-def _to_check(lines: Sequence[Line]) -> Iterator[tuple[Line, bool]]:
-    """Runs to parse, and whether one has a value (not of a seed) that no run before has."""
+def _to_check(sweep: Sweep, lines: Sequence[Line]) -> Iterator[tuple[Line, bool]]:
+    """Runs to parse, and whether one has a value (not of a seed) that no run before has, with the same base."""
     settings: set[str] = set()
     values: set[str] = set()
     for line in lines:
-        setting = without_seeds(line)
-        mine = {canonical({key: value}) for key, value in line.set.items()}
-        new = bool({canonical({key: value}) for key, value in setting.items()} - values)
-        if canonical(setting) not in settings or mine - values:
-            yield line, new or not settings
-        settings.add(canonical(setting))
+        source = sweep.source(line)
+        all_keys = {"base": line.base, **line.set, **_of_source({} if source is None else source.set)}
+        own = {"base": line.base, **without_seeds(line), **_of_source({} if source is None else without_seeds(source))}
+        mine = {canonical({"base": line.base, key: value}) for key, value in all_keys.items()}
+        new = bool({canonical({"base": line.base, key: value}) for key, value in own.items()} - values)
+        if canonical(own) not in settings or mine - values:
+            yield line, new
+        settings.add(canonical(own))
         values |= mine
+
+
+def _of_source(setting: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"source {key}": value for key, value in setting.items()}
 
 
 def _of_run(line: Line, error: BaseException) -> BaseException:

@@ -17,11 +17,13 @@ from grok.sweep.asked import Asked, read_file, read_options
 from grok.sweep.checks import check
 from grok.sweep.diagram import check_figure, draw_figure
 from grok.sweep.groups import grouped, indices_of, spelled
+from grok.sweep.line import BASE
 from grok.sweep.plan import Sweep, plan, planned
 from grok.sweep.pool import Pool, default_workers
 from grok.sweep.status import STATES, report, reports, status_lines
 from grok.sweep.table import collect
-from grok.sweep.worker import task
+from grok.sweep.then import other_bases
+from grok.sweep.worker import is_ready, task
 
 __all__ = ["sweep"]
 
@@ -56,7 +58,9 @@ def _parser(command: str, description: str) -> _Parser:
 
 def _plan(argv: Sequence[str]) -> None:
     parser = _parser("plan", "Check every run of a sweep and write the sweep directory; again: extend it.")
-    parser.add_argument("file", nargs="?", type=Path, metavar="FILE.yaml", help="base, set, grid, zip, list, figure")
+    parser.add_argument(
+        "file", nargs="?", type=Path, metavar="FILE.yaml", help="base, set, grid, zip, list, figure, then"
+    )
     parser.add_argument("--base", metavar="CONFIG.yaml", help="the configuration that all runs share")
     for name, told in (
         ("grid", "all combinations with the other keys: KEY=A,B,C or KEY=0..4"),
@@ -68,15 +72,16 @@ def _plan(argv: Sequence[str]) -> None:
     parser.add_argument("--sweep_dir", "--sweep-dir", type=Path, help="by default runs/NAME, the name of the file")
     parser.add_argument("--dry-run", "--dry_run", action="store_true", help="check and tell; write nothing")
     options = parser.parse_args(argv)
-    asked, base = _asked(options)
+    asked, bases = _asked(options)
+    base, others = bases[BASE], {name: path for name, path in bases.items() if name != BASE}
     check_figure(asked)
     directory = options.sweep_dir or Path("runs") / (options.file.stem if options.file else f"{base.stem}_sweep")
-    wanted = planned(asked, base, directory)
+    wanted = planned(asked, base, directory, others)
     before = len(Sweep.load(directory).lines) if (directory / "manifest.jsonl").exists() else 0
     new = wanted.lines[before:]
-    check(wanted, base, new)
+    check(wanted, bases, new)
     if not options.dry_run:
-        plan(asked, base, directory)
+        plan(asked, base, directory, others)
     known = f", {len(new)} of them new" if before else ""
     say(f"{len(wanted.lines)} runs{known}, in {directory}{' (nothing written)' if options.dry_run else ''}")
     for line in new if options.dry_run else ():
@@ -84,8 +89,8 @@ def _plan(argv: Sequence[str]) -> None:
     say("Next:\n" + "\n".join(f"  grok sweep {name} {directory}" for name in ("run", "status", "collect")))
 
 
-def _asked(options: Any) -> tuple[Asked, Path]:
-    """What was asked, by a file or by options, and the base configuration."""
+def _asked(options: Any) -> tuple[Asked, dict[str, Path]]:
+    """What was asked, by a file or by options, and the base configurations by the names of their copies."""
     given = {name: getattr(options, name) for name in ("base", "set", "grid", "zip", "list")}
     given = {name: value for name, value in given.items() if value}
     if options.file:
@@ -96,14 +101,15 @@ def _asked(options: Any) -> tuple[Asked, Path]:
         if "base" not in given:
             raise BadInput("give a sweep file, or --base CONFIG.yaml with --grid, --zip or --list")
         asked, directory = read_options(given), Path()
-    base = directory / asked["base"]
-    if not base.is_file():
-        raise BadInput(f"base={str(base)!r}: not there; a sweep file names it relative to itself")
-    try:
-        yaml.safe_load(base.read_text())
-    except yaml.YAMLError as error:
-        raise BadInput(f"{base}: not YAML: {' '.join(str(error).split())}") from None
-    return asked, base
+    bases = {BASE: directory / asked["base"], **other_bases(asked, directory)}
+    for base in bases.values():
+        if not base.is_file():
+            raise BadInput(f"base={str(base)!r}: not there; a sweep file names it relative to itself")
+        try:
+            yaml.safe_load(base.read_text())
+        except yaml.YAMLError as error:
+            raise BadInput(f"{base}: not YAML: {' '.join(str(error).split())}") from None
+    return asked, bases
 
 
 # ------------------------------------------------------------------ run, task
@@ -150,6 +156,10 @@ def _run(argv: Sequence[str]) -> int:
     if pool.received is not None:
         left = sum(report(sweep, line).state != "done" for line in missing)
         say(f"stopped; {left} of {len(chosen)} runs left; the same command continues")
+    if pool.left:
+        why = "have failed" if len(pool.blocked) == len(pool.left) else "are not finished"
+        indices = spelled(line.index for line in pool.left)
+        say(f"{len(pool.left)} not started: {indices}; the runs that they start from {why}")
     if pool.failed:
         say(f"{len(pool.failed)} failed: " + spelled(line.index for line in pool.failed))
         say(f"  grok sweep log {sweep.directory} {pool.failed[0].index}   shows the last lines of the first")
@@ -165,11 +175,17 @@ def _status(argv: Sequence[str]) -> None:
     parser.add_argument("--runs", action="store_true", help=f"a line for each run, also of more than {MOST_RUNS}")
     parser.add_argument("--state", choices=STATES, help="a line for each run in this state")
     parser.add_argument("--missing", action="store_true", help="numbers of what is neither done nor running: 0-3,7")
+    parser.add_argument("--ready", action="store_true", help="of these, only what can be trained now")
+    parser.add_argument("--later", action="store_true", help="of these, only what starts from a run that is not done")
     options = parser.parse_args(argv)
-    found = reports(Sweep.load(options.sweep))
-    if options.missing:
-        if missing := spelled(one.line.index for one in found if one.state not in ("done", "running")):
-            say(missing)
+    sweep = Sweep.load(options.sweep)
+    found = reports(sweep)
+    if options.missing or options.ready or options.later:
+        missing = [one.line for one in found if one.state not in ("done", "running")]
+        if options.ready != options.later:
+            missing = [line for line in missing if is_ready(sweep, line) == options.ready]
+        if missing:
+            say(spelled(line.index for line in missing))
         return
     listed = options.runs or options.state or len(found) <= MOST_RUNS
     shown = [one for one in found if options.state in (None, one.state)] if listed else []

@@ -54,15 +54,16 @@ def draw_figure(sweep: Sweep, found: Sequence[Report]) -> list[Path]:
     if middle not in rows[0]:
         splits = [f"accuracy/{split}" for split in splits_of(found)]
         raise BadInput(f"figure.value={value!r}: no such split; use {', '.join(splits) or 'it once there are any'}")
-    others = [key for key in keys_of(sweep.asked) if key not in (x, y)]
+    part = ["block"] if sweep.asked.get("then") else []
+    others = [*part, *(key for key in keys_of(sweep.asked) if key not in (x, y))]
     panels: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
+    for row in (row for row in rows if not part or None not in (row[x], row[y])):
         panels.setdefault(canonical({key: row[key] for key in others}), []).append(row)
     files = []
     for panel in panels.values():
         outcomes = {(row[x], row[y]): _outcome(row, value, middle) for row in panel}
-        of = {key: panel[0][key] for key in others}
-        name = "_".join([value.replace("/", "_"), *names([of], others)]).rstrip("_")
+        of = {key: panel[0][key] for key in others if not part or panel[0][key] is not None}
+        name = "_".join([value.replace("/", "_"), *names([of], list(of))]).rstrip("_")
         title = "\n".join([_title(sweep, found, value), *(f"{key} = {argument(one)}" for key, one in of.items())])
         files += phase_diagram(outcomes, (x, y), value, title, sweep.directory / "figures" / name)
     return files

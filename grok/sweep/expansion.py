@@ -71,17 +71,19 @@ def _told(setting: Setting, keys: Sequence[str]) -> str:
     return ", ".join(f"{key}={argument(setting[key])}" for key in keys if key in setting)
 
 
-def names(settings: Iterable[Setting], keys: Sequence[str], taken: Iterable[str] = ()) -> list[str]:
+def names(settings: Iterable[Setting], keys: Sequence[str], taken: Iterable[str] = (), prefix: str = "") -> list[str]:
     """A name for each setting, safe as a file name: the values of `keys`, with a hash where that is not enough.
 
     Args:
         settings: of the runs, all different.
         keys: those that are in the names.
         taken: names of other runs.
+        prefix: with which each begins.
     """
     short, used, chosen = _short(keys), {name.casefold() for name in taken}, []
     for setting in settings:
-        told = ",".join(f"{short[key]}={_in_name(setting[key])}" for key in keys if key in setting)
+        parts = [f"{short[key]}={_in_name(setting[key])}" for key in keys if key in setting]
+        told = ",".join([prefix, *parts] if prefix else parts)
         name = re.sub(r"[^\w.+=,-]+", "-", told, flags=re.ASCII)
         if len(name) > MOST_LETTERS or name.casefold() in used:
             code = hashlib.sha256(canonical(setting).encode()).hexdigest()[:10]

@@ -20,11 +20,14 @@ ENSEMBLE_KEYS = (
 
 
 def grouped(lines: Iterable[Line], most: int) -> list[list[Line]]:
-    """Runs that differ only in `ENSEMBLE_KEYS` together, in order, at most `most` of them in a group."""
+    """Runs that differ only in `ENSEMBLE_KEYS` together, in order, at most `most` of them in a group.
+
+    They have one base configuration, and start all from one run or all from random weights.
+    """
     alike: dict[str, list[Line]] = {}
     for line in lines:
         fixed = {key: value for key, value in line.set.items() if not _may_vary(key)}
-        alike.setdefault(canonical(fixed), []).append(line)
+        alike.setdefault(canonical({"set": fixed, "base": line.base, "after": line.after}), []).append(line)
     groups = [group[at : at + most] for group in alike.values() for at in range(0, len(group), most)]
     return sorted(groups, key=lambda group: group[0].index)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,24 +16,19 @@ from grok.errors import BadInput
 from grok.files import lock, write_atomically
 from grok.records import RunRecord
 from grok.sweep.asked import Asked
-from grok.sweep.expansion import Setting, argument, canonical, expand, names, varied
+from grok.sweep.expansion import Setting, argument, expand, names, varied
+from grok.sweep.line import BASE, Line, value_of
+from grok.sweep.then import further
 
 __all__ = ["Line", "Sweep", "plan", "planned"]
 
 
 @dataclass(frozen=True)
-class Line:
-    """A run of a sweep, as its manifest has it: number, name, directory relative to the sweep's, keys and values."""
-
-    index: int
-    name: str
-    run_dir: str
-    set: Setting = field(hash=False)
-
-
-@dataclass(frozen=True)
 class Sweep:
-    """A sweep directory: `sweep.yaml`, `base.yaml`, `manifest.jsonl`, `runs/`, `logs/`, `results/`, `figures/`."""
+    """A sweep directory: `sweep.yaml`, `base.yaml`, `manifest.jsonl`, `runs/`, `logs/`, `results/`, `figures/`.
+
+    A further part with a base configuration of its own has a copy of it beside `base.yaml`.
+    """
 
     directory: Path
     lines: tuple[Line, ...]
@@ -54,7 +49,8 @@ class Sweep:
             asked = yaml.safe_load((path.parent / "sweep.yaml").read_text())
         except (json.JSONDecodeError, TypeError, OSError, yaml.YAMLError):
             lines, asked = (), None
-        if not isinstance(asked, dict) or [line.index for line in lines] != list(range(len(lines))) or not lines:
+        numbered = [line.index for line in lines] == list(range(len(lines)))
+        if not isinstance(asked, dict) or not numbered or not lines or not all(_follows(line) for line in lines):
             raise BadInput(f"{path}: it or sweep.yaml is damaged; `grok sweep plan` into a new directory")
         return cls(path.parent, lines, asked)
 
@@ -63,24 +59,18 @@ class Sweep:
         """Name of the sweep, which is the experiment of its runs."""
         return self.directory.resolve().name
 
-    @property
-    def base(self) -> Path:
-        """Its copy of the base configuration."""
-        return self.directory / "base.yaml"
-
     @cached_property
-    def base_options(self) -> dict[str, Any]:
-        """The base configuration as nested dictionaries."""
-        return yaml.safe_load(self.base.read_text()) or {}
+    def _options(self) -> dict[str, dict[str, Any]]:
+        names = {line.base for line in self.lines}
+        return {name: yaml.safe_load((self.directory / name).read_text()) or {} for name in names}
 
     def value(self, line: Line, key: str, default: Any = None) -> Any:
-        """Value of a key, such as `trainer.max_steps`, in a run: its own or that of the base configuration."""
-        if key in line.set:
-            return line.set[key]
-        found: Any = self.base_options
-        for part in key.split("."):
-            found = found.get(part) if isinstance(found, dict) else None
-        return default if found is None else found
+        """Value of a key, such as `trainer.max_steps`, in a run: its own or that of its base configuration."""
+        return value_of(line.set, self._options[line.base], key, default)
+
+    def source(self, line: Line) -> Line | None:
+        """The run whose weights a run starts from."""
+        return None if line.after is None else self.lines[line.after]
 
     def record(self, line: Line) -> RunRecord:
         """The record of a run."""
@@ -91,11 +81,17 @@ class Sweep:
         return self.directory / "logs" / f"{line.name}{suffix}"
 
     def fit(self, line: Line, base: Path | None = None) -> list[str]:
-        """Arguments of `grok fit` for a run; `base` is the base configuration if not the sweep's copy."""
+        """Arguments of `grok fit` for a run; `base` is the base configuration if not the sweep's copy.
+
+        The run that it starts from is named by its absolute path: from wherever a run is resumed, it is the same.
+        """
         # A class before its arguments: `--data CLASS` would forget them.
         chosen = sorted(line.set.items(), key=lambda item: item[0].count("."))
+        source = self.source(line)
         return [
-            "fit", f"--config={base or self.base}", *(f"--{key}={argument(value)}" for key, value in chosen),
+            "fit", f"--config={base or self.directory / line.base}",
+            *(f"--{key}={argument(value)}" for key, value in chosen),
+            *([] if source is None else [f"--start.run={(self.directory / source.run_dir).resolve()}"]),
             f"--run_dir={self.directory / line.run_dir}", f"--experiment={self.name}",
         ]  # fmt: skip
 
@@ -112,34 +108,58 @@ class Sweep:
         raise BadInput(f"{self.directory}: no run {wanted!r}; use 0 to {last}, or a name of `grok sweep status --runs`")
 
 
-def planned(asked: Asked, base: Path, directory: Path) -> Sweep:
+def _follows(line: Line) -> bool:
+    return line.after is None or 0 <= line.after < line.index
+
+
+def planned(asked: Asked, base: Path, directory: Path, others: Mapping[str, Path] | None = None) -> Sweep:
     """The sweep that `directory` would hold; runs that it has already keep their numbers.
 
     Raises:
         BadInput: if the directory holds another sweep, or something else.
     """
-    settings = expand(asked)
+    bases = {BASE: base, **(others or {})}
     if not (directory / "manifest.jsonl").exists():
-        _insist_on_empty(directory, {"base.yaml": base.read_text(), "sweep.yaml": _written(asked)})
-        return Sweep(directory, tuple(_lines(settings, asked, ())), asked)
+        own = {name: path.read_text() for name, path in bases.items()}
+        _insist_on_empty(directory, {**own, "sweep.yaml": _written(asked)})
+        return Sweep(directory, _lines(asked, base, ())[0], asked)
     old = Sweep.load(directory)
-    wanted, there = {canonical(one) for one in settings}, {canonical(line.set) for line in old.lines}
-    changes = [f"  missing now: {line.name}" for line in old.lines if canonical(line.set) not in wanted]
-    changes += differences(old.base_options, yaml.safe_load(base.read_text()))
+    lines, wanted = _lines(asked, base, old.lines)
+    changes = [f"  missing now: {line.name}" for line in old.lines if line.key not in wanted]
+    for copy, path in ((directory / name, path) for name, path in bases.items() if (directory / name).exists()):
+        changes += differences(yaml.safe_load(copy.read_text()) or {}, yaml.safe_load(path.read_text()) or {})
     if changes:
         more = [f"  … and {len(changes) - 6} more"] if len(changes) > 6 else []
         raise BadInput(f"{directory} holds another sweep; choose another --sweep_dir", *changes[:6], *more)
-    new = [setting for setting in settings if canonical(setting) not in there]
-    same = not new and {**old.asked, "base": asked["base"]} == asked
-    return Sweep(directory, (*old.lines, *_lines(new, asked, old.lines)), old.asked if same else asked)
+    same = len(lines) == len(old.lines) and {**old.asked, "base": asked["base"]} == asked
+    return Sweep(directory, lines, old.asked if same else asked)
 
 
-def _lines(settings: Sequence[Setting], asked: Asked, before: Sequence[Line]) -> list[Line]:
-    chosen = names(settings, varied(asked), [line.name for line in before])
-    return [
-        Line(index, name, f"runs/{name}", setting)
-        for index, (name, setting) in enumerate(zip(chosen, settings, strict=True), len(before))
-    ]
+def _lines(asked: Asked, base: Path, before: Sequence[Line]) -> tuple[tuple[Line, ...], set[str]]:
+    """Those planned before and what is new after them; and the keys of all that are wanted now."""
+    settings, options = expand(asked), yaml.safe_load(base.read_text()) or {}
+    first = _numbered([Line(-1, "", "", setting) for setting in settings], settings, varied(asked), before)
+    wanted, lines = [*first], _joined(before, first)
+    for block in asked.get("then", []):
+        found = _numbered(*further(asked, block, first, options), lines, block["name"])
+        wanted, lines = [*wanted, *found], _joined(lines, found)
+    return tuple(lines), {line.key for line in wanted}
+
+
+def _numbered(
+    wanted: Sequence[Line], told: Sequence[Setting], keys: Sequence[str], before: Sequence[Line], prefix: str = ""
+) -> list[Line]:
+    """The wanted runs: as they were planned `before`, or with new numbers and names, which tell `keys`."""
+    known = {line.key: line for line in before}
+    new = [(line, setting) for line, setting in zip(wanted, told, strict=True) if line.key not in known]
+    chosen = names([setting for _, setting in new], keys, [line.name for line in before], prefix)
+    for index, ((line, _), name) in enumerate(zip(new, chosen, strict=True), len(before)):
+        known[line.key] = replace(line, index=index, name=name, run_dir=f"runs/{name}")
+    return [known[line.key] for line in wanted]
+
+
+def _joined(before: Sequence[Line], found: Sequence[Line]) -> list[Line]:
+    return [*before, *(line for line in found if line.index >= len(before))]
 
 
 def _written(asked: Asked) -> str:
@@ -155,25 +175,30 @@ def _insist_on_empty(directory: Path, own: Mapping[str, str]) -> None:
         raise BadInput(f"sweep_dir={str(directory)!r}: holds other files and no sweep; choose another directory")
 
 
-def plan(asked: Asked, base: Path, directory: Path) -> Sweep:
+def plan(asked: Asked, base: Path, directory: Path, others: Mapping[str, Path] | None = None) -> Sweep:
     """Write the sweep directory, or extend it; what has been planned before stays as it is.
 
     Args:
         asked: what to vary, from `read`.
         base: the base configuration file.
         directory: of the sweep.
+        others: name of the copy, and file, of every base configuration of a further part.
 
     Raises:
         BadInput: if the directory holds another sweep, or something else.
     """
     held = lock(directory)
     try:
-        sweep = planned(asked, base, directory)
+        sweep = planned(asked, base, directory, others)
         begun = (directory / "manifest.jsonl").exists()
+        copies = {
+            name: directory / name if begun and (directory / name).exists() else path
+            for name, path in {BASE: base, **(others or {})}.items()
+        }
         contents = {
-            "base.yaml": (sweep.base if begun else base).read_text(),
+            **{name: path.read_text() for name, path in copies.items()},
             "sweep.yaml": _written(sweep.asked),
-            "manifest.jsonl": "".join(json.dumps(asdict(line)) + "\n" for line in sweep.lines),  # last: now it counts
+            "manifest.jsonl": "".join(json.dumps(line.written()) + "\n" for line in sweep.lines),  # last: now it counts
         }
         for name, text in contents.items():
             path = directory / name

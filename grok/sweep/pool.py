@@ -23,7 +23,17 @@ from grok.callbacks.console import say
 from grok.stopping import AGAIN, SIGNALS
 from grok.sweep.plan import Line, Sweep
 from grok.sweep.status import duration, report
-from grok.sweep.worker import ensemble, fit, is_finished, is_running, last_status, record_status, work
+from grok.sweep.worker import (
+    ensemble,
+    fit,
+    has_failed,
+    is_finished,
+    is_ready,
+    is_running,
+    last_status,
+    record_status,
+    work,
+)
 
 __all__ = ["Pool", "cores", "default_workers", "graphics"]
 
@@ -77,22 +87,32 @@ class Pool:
         self.devices = graphics()
         self.jobs: list[_Job] = []
         self.failed: list[Line] = []
+        self.left: list[Line] = []
         self.unfinished = 0
         self.seconds: list[float] = []
         self.received: signal.Signals | None = None
 
     def run(self, groups: Sequence[Sequence[Line]]) -> int:
-        """Work them off in order.
+        """Work them off in order; a group whose runs start from others is passed over until those are finished.
+
+        Those that cannot be started, because a run that they start from does not get there, are `left`.
 
         Returns:
-            0 if all are finished (or trained by others), 1 if some failed, 75 if some were stopped, 130 after Ctrl-C.
+            0 if all are finished (or trained by others), 1 if some failed or start from one that has failed, 75 if some
+            were stopped or are left, 130 after Ctrl-C.
         """
         waiting = list(groups)
         with self._listening(), _server(self.threads):
             try:
                 while self.jobs or (waiting and self.received is None):
-                    while waiting and len(self.jobs) < self.workers and self.received is None:
-                        self._start(waiting.pop(0))
+                    while len(self.jobs) < self.workers and self.received is None:
+                        group = next((group for group in waiting if self._is_ready(group)), None)
+                        if group is None:
+                            break
+                        waiting.remove(group)
+                        self._start(group)
+                    if not self.jobs:
+                        break  # what is waiting now waits for runs that nobody here trains
                     ready = connection.wait([job.process.sentinel for job in self.jobs], timeout=POLL)
                     for job in [job for job in self.jobs if job.process.sentinel in ready]:
                         self._end(job, len(waiting))
@@ -100,14 +120,24 @@ class Pool:
                 self._stop(signal.SIGTERM)
                 for job in self.jobs:
                     job.process.join()
+        self.left = [line for group in waiting for line in group] if self.received is None else []
         return self._status()
+
+    def _is_ready(self, lines: Sequence[Line]) -> bool:
+        return all(is_ready(self.sweep, line) for line in lines)
+
+    @property
+    def blocked(self) -> list[Line]:
+        """Runs left because the one that they start from has failed."""
+        sources = [(line, self.sweep.source(line)) for line in self.left]
+        return [line for line, source in sources if source is not None and has_failed(self.sweep, source)]
 
     def _status(self) -> int:
         if self.received is signal.SIGINT:
             return 128 + signal.SIGINT
         if self.received is not None:
             return AGAIN
-        return 1 if self.failed else AGAIN if self.unfinished else 0
+        return 1 if self.failed or self.blocked else AGAIN if self.unfinished or self.left else 0
 
     def _start(self, lines: Sequence[Line]) -> None:
         lines = [line for line in lines if not is_finished(self.sweep, line) and not is_running(self.sweep, line)]

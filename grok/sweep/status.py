@@ -9,11 +9,12 @@ from typing import Any
 
 from grok.errors import BadInput
 from grok.sweep.plan import Line, Sweep
-from grok.sweep.worker import STOPPED_BY, is_running, last_status
+from grok.sweep.worker import has_failed, is_running, last_status
 
 __all__ = ["STATES", "Report", "duration", "report", "reports", "status_lines"]
 
-STATES = ("waiting", "running", "stopped", "failed", "done")
+STATES = ("waiting", "blocked", "running", "stopped", "failed", "done")
+"""A run is blocked while the one that it starts from has failed."""
 
 
 @dataclass(frozen=True)
@@ -74,18 +75,21 @@ def report(sweep: Sweep, line: Line) -> Report:
     except BadInput:
         state = "failed"  # the log says more
     else:
-        state = _state(sweep, line, summary or {}, status)
+        state = _state(sweep, line, summary or {})
     return Report(line, state, sweep.value(line, "trainer.max_steps"), status, summary or {})
 
 
-def _state(sweep: Sweep, line: Line, summary: Mapping[str, Any], status: int | None) -> str:
+def _state(sweep: Sweep, line: Line, summary: Mapping[str, Any]) -> str:
     if summary.get("finished"):
         return "done"
     if is_running(sweep, line):
         return "running"
-    if status not in (None, 0, *STOPPED_BY):
+    if has_failed(sweep, line):
         return "failed"
-    return "stopped" if sweep.record(line).has_begun() else "waiting"
+    if sweep.record(line).has_begun():
+        return "stopped"
+    source = sweep.source(line)
+    return "waiting" if source is None or not has_failed(sweep, source) else "blocked"
 
 
 def reports(sweep: Sweep) -> list[Report]:

@@ -14,9 +14,11 @@ from typing import Any
 from grok.files import write_atomically
 from grok.sweep.asked import Asked
 from grok.sweep.checks import is_seed, without_seeds
-from grok.sweep.expansion import argument, canonical, varied
+from grok.sweep.expansion import argument
+from grok.sweep.line import Line
 from grok.sweep.plan import Sweep
 from grok.sweep.status import Report
+from grok.sweep.then import varied_in_all
 
 __all__ = ["collect", "keys_of", "run_rows", "setting_rows", "splits_of"]
 
@@ -25,7 +27,26 @@ Table = list[dict[str, Any]]
 
 def keys_of(asked: Asked) -> list[str]:
     """Keys in which settings differ: those that vary, without the seeds."""
-    return [key for key in varied(asked) if not is_seed(key)]
+    return [key for key in varied_in_all(asked) if not is_seed(key)]
+
+
+def _part(sweep: Sweep, line: Line) -> dict[str, Any]:
+    """Which part of the sweep a run is of, where there are several."""
+    return {"block": line.block or "first"} if sweep.asked.get("then") else {}
+
+
+def _start(sweep: Sweep, one: Report) -> dict[str, Any]:
+    """From which run, and from where in it, a run has started, where there are such; FLOPs up to there."""
+    if not sweep.asked.get("then"):
+        return {}
+    source, start = sweep.source(one.line), one.summary.get("start") or {}
+    return {"source": source and source.name, "source_step": start.get("step"), "source_flops": start.get("flops")}
+
+
+def _shown(sweep: Sweep, line: Line, key: str) -> Any:
+    """Value of a key: of the run, or else of the run that it starts from."""
+    source = sweep.source(line)
+    return _cell(line.set.get(key, None if source is None else source.set.get(key)))
 
 
 def run_rows(sweep: Sweep, found: Sequence[Report]) -> Table:
@@ -34,31 +55,35 @@ def run_rows(sweep: Sweep, found: Sequence[Report]) -> Table:
     splits = splits_of(found)
     return [
         {
-            "index": one.line.index, "name": one.line.name, "state": one.state, "exit_status": one.status,
+            "index": one.line.index, "name": one.line.name, **_part(sweep, one.line), "state": one.state,
+            "exit_status": one.status,
             **{key: _cell(one.line.set.get(key)) for key in keys},
             "step": one.step, "max_steps": one.max_steps, "memorised_step": one.memorised_step,
             "grok_step": one.grok_step, "delay": one.summary.get("delay"),
             **{f"accuracy/{split}": one.accuracy.get(split) for split in splits},
             **{name: one.summary.get(name) for name in ("train_seconds", "wall_seconds", "flops")},
+            **_start(sweep, one),
         }
         for one in found
     ]  # fmt: skip
 
 
 def setting_rows(sweep: Sweep, found: Sequence[Report]) -> Table:
-    """A row for each setting, its seeds together. Statistics are over finished runs; the others are counted only.
+    """A row for each setting (of each part), its seeds together.
 
-    `memorised` and `grokked` say how many of the finished runs did; their steps and the delay are the median, minimum
-    and maximum among those.
+    Statistics are over finished runs; the others are counted only. `memorised` and `grokked` say how many of the
+    finished runs did; their steps and the delay are the median, minimum and maximum among those.
     """
     keys, splits = keys_of(sweep.asked), splits_of(found)
     settings: dict[str, list[Report]] = {}
     for one in found:
-        settings.setdefault(canonical(without_seeds(one.line)), []).append(one)
+        source = sweep.source(one.line)
+        setting = [_part(sweep, one.line), without_seeds(one.line), None if source is None else without_seeds(source)]
+        settings.setdefault(json.dumps(setting, sort_keys=True), []).append(one)
     rows = []
     for runs in settings.values():
         done = [one for one in runs if one.state == "done"]
-        row = {key: _cell(runs[0].line.set.get(key)) for key in keys}
+        row = _part(sweep, runs[0].line) | {key: _shown(sweep, runs[0].line, key) for key in keys}
         row |= {"seeds": len(runs), "finished": len(done), "failed": sum(one.state == "failed" for one in runs)}
         row["memorised"] = sum(one.memorised_step is not None for one in done)
         row["grokked"] = sum(one.grok_step is not None for one in done)
@@ -130,7 +155,7 @@ def _parquet(rows: Table, path: Path) -> Path:
 def _markdown(sweep: Sweep, found: Sequence[Report], rows: Table) -> str:
     unfinished = sum(one.state != "done" for one in found)
     left = f"**{unfinished} of {len(found)} runs are not finished and in no median or mean.**"
-    keys = keys_of(sweep.asked)
+    keys = [*_part(sweep, sweep.lines[0]), *keys_of(sweep.asked)]
     head = [*keys, "seeds", "finished", "memorised", "grokked", "memorised step", "grok step", "delay"]
     splits = [name.removesuffix("_mean") for name in rows[0] if name.startswith("accuracy/") and name.endswith("_mean")]
     head += [f"final {split.removeprefix('accuracy/')}" for split in splits] + ["training s"]

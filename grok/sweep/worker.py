@@ -18,7 +18,9 @@ from grok.files import is_locked, write_atomically
 from grok.stopping import AGAIN
 from grok.sweep.plan import Line, Sweep
 
-__all__ = ["STOPPED_BY", "is_finished", "is_running", "last_status", "record_status", "task", "work"]
+__all__ = [
+    "STOPPED_BY", "has_failed", "is_finished", "is_ready", "is_running", "last_status", "record_status", "task", "work",
+]  # fmt: skip
 
 STOPPED_BY = (AGAIN, 130, 137, 138, 143)
 """Exit statuses that are no failure: told to stop, or killed (128 + SIGINT, SIGKILL, SIGUSR1, SIGTERM)."""
@@ -44,6 +46,21 @@ def last_status(sweep: Sweep, line: Line) -> int | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return status if isinstance(status, int) else None
+
+
+def has_failed(sweep: Sweep, line: Line) -> bool:
+    """Whether a run has ended without being finished and will not go on by itself, or its summary is damaged."""
+    try:
+        finished = sweep.record(line).is_finished()
+    except BadInput:
+        return True
+    return not finished and not is_running(sweep, line) and last_status(sweep, line) not in (None, 0, *STOPPED_BY)
+
+
+def is_ready(sweep: Sweep, line: Line) -> bool:
+    """Whether a run can begin or go on: the one that it starts from is finished, or it has begun already."""
+    source = sweep.source(line)
+    return source is None or is_finished(sweep, source) or sweep.record(line).has_begun()
 
 
 def record_status(sweep: Sweep, line: Line, status: int | None) -> None:
@@ -116,11 +133,19 @@ def ensemble(sweep: Sweep) -> Train:
 
 
 def task(sweep: Sweep, line: Line) -> int:
-    """Train one run in this process, its output also in its log; returns the exit status of `grok fit`."""
+    """Train one run in this process, its output also in its log; returns the exit status of `grok fit`.
+
+    If the run that it starts from is not finished: 75, once more later; or 2 if that one has failed.
+    """
     if cast(Any, rank_zero_only).rank:  # one of several processes of the run; the first looks and notes
         return fit(sweep)([line])[0]
     with _also_to(sweep, line):
-        return work(sweep, [line], fit(sweep))
+        if is_finished(sweep, line) or is_ready(sweep, line):
+            return work(sweep, [line], fit(sweep))
+        source = cast(Line, sweep.source(line))
+        failed, told = has_failed(sweep, source), f"run {source.index} ({source.name}), from which it starts"
+        say(f"{line.name} is blocked: {told}, has failed" if failed else f"{line.name} waits for {told}")
+        return 2 if failed else AGAIN
 
 
 @contextmanager
