@@ -11,8 +11,10 @@ FILES = sorted((ROOT / "configs").rglob("*.yaml"))
 SWEEPS = [path for path in FILES if "base" in yaml.safe_load(path.read_text())]
 CONFIGS = [path for path in FILES if path not in SWEEPS]
 _FEW = ["--model.net.width", 24, "--data.test_size", 8, "--data.batch", 8]
-SMALLER = {"wang2024_composition": _FEW, "pretrain_paper": _FEW, "transfer_paper": _FEW}
-SMALLER |= dict.fromkeys(("pretrain_medium", "transfer_medium"), ["--model.net.width", 24, "--data.test_size", 50, "--data.batch", 8])
+SMALLER = dict.fromkeys(
+    ("wang2024_composition", "pretrain_paper", "transfer_paper", "pretrain_medium", "transfer_medium"), _FEW
+)
+LARGE = ("medium", "paper")  # sweeps of a hundred runs on large graphs, each of which is made
 
 
 def test_there_are_configurations():
@@ -30,7 +32,11 @@ def test_a_configuration_trains_a_step(grok, tmp_path, path):
     assert "After 1 steps" in output
 
 
-@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[pytest.mark.slow] if path.stem in LARGE else []) for path in SWEEPS],
+    ids=lambda path: path.stem,
+)
 def test_a_sweep_is_planned_and_every_run_of_it_checked(grok, tmp_path, path):
     status, output, errors = grok("sweep", "plan", path, "--dry-run")
     assert (status, errors) == (0, "")
