@@ -15,15 +15,18 @@ MILESTONES = ("last", "before_memorised", "memorised", "bridge", "grokked")
 state on held-out queries, when the first held-out split was answered."""
 
 BRIDGE_READABLE = 0.9
-"""Mean reciprocal rank of the bridge under the logit lens, at any state after the embedding, from which the bridge
-counts as readable: for nine queries out of ten it is then, as a rule, on top of the whole vocabulary."""
+"""Mean reciprocal rank of the bridge under the logit lens from which it counts as readable: for nine queries out of ten
+it is then, as a rule, on top of the whole vocabulary."""
 
-_BRIDGE = re.compile(r"lens/mrr/bridge/S\[[1-9]\d*,[^\]]+\]")
+_BRIDGE = re.compile(r"lens/mrr/bridge/S\[(\d+),[^\]]+\]")
 _USUAL = "test_inferred_iid"
 
 
 def bridge_step(rows: Iterable[Mapping[str, Any]], held_out: Sequence[str] = ()) -> int | None:
-    """First step at which the bridge could be read out of a state after the embedding on held-out queries.
+    """First step at which the bridge could be read, on held-out queries, out of a state that later steps read.
+
+    That is any state but the embedding and the last one: nothing reads the last state at r1, in which a causal model
+    that is trained on atomic facts says the bridge as their answer.
 
     Args:
         rows: the lines of `metrics.jsonl`.
@@ -32,11 +35,17 @@ def bridge_step(rows: Iterable[Mapping[str, Any]], held_out: Sequence[str] = ())
     Raises:
         BadInput: if the lens has not looked for a bridge.
     """
-    lens = [row for row in rows if _BRIDGE.fullmatch(row["name"])]
-    split = next((one for one in (_USUAL, *held_out) if any(row["split"] == one for row in lens)), None)
+    lens = [(int(match[1]), row) for row in rows if (match := _BRIDGE.fullmatch(row["name"]))]
+    split = next((one for one in (_USUAL, *held_out) if any(row["split"] == one for _, row in lens)), None)
     if split is None:
         raise BadInput("no lens on held-out queries in its record; `grok trace RUN --lens.enabled true` adds it")
-    return min((row["step"] for row in lens if row["split"] == split and row["value"] >= BRIDGE_READABLE), default=None)
+    last = max(state for state, _ in lens)
+    steps = (
+        row["step"]
+        for state, row in lens
+        if 0 < state < last and row["split"] == split and row["value"] >= BRIDGE_READABLE
+    )
+    return min(steps, default=None)
 
 
 def series_step(

@@ -53,12 +53,14 @@ def test_nothing_saved_at_the_right_time_is_refused():
         series_step("grokked", [0, 20], SUMMARY)
 
 
-def test_the_bridge_is_looked_for_after_the_embedding_and_on_held_out_queries_only():
+def test_the_bridge_is_looked_for_where_later_steps_read_and_on_held_out_queries_only():
     others = [
-        lens(1, 1.0, "S[0,r1]"), lens(2, 1.0, column="answer"), lens(3, 1.0, split="train_inferred"),
+        lens(2, 1.0, column="answer"), lens(3, 1.0, split="train_inferred"),
         {"step": 4, "split": None, "name": "training_loss", "value": 9.0},
     ]  # fmt: skip
-    assert bridge_step([*others, lens(7, 0.1), lens(9, BRIDGE_READABLE, "S[12,h]"), lens(8, 0.95)]) == 8
-    assert bridge_step([*others, lens(5, 1.0, split="held_out")], ["held_out"]) == 5
+    ends = [lens(1, 1.0, "S[0,r1]"), lens(1, 1.0, "S[13,r1]")]
+    assert bridge_step([*others, *ends, lens(7, 0.1), lens(9, BRIDGE_READABLE, "S[12,h]"), lens(8, 0.95)]) == 8
+    held_out = [lens(1, 1.0, "S[2,r1]", split="held_out"), lens(5, 1.0, split="held_out")]
+    assert bridge_step([*others, *held_out], ["held_out"]) == 5
     with pytest.raises(BadInput, match="no lens on held-out queries"):
         bridge_step(others, ["held_out"])
