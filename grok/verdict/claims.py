@@ -21,7 +21,8 @@ ID, OOD = "test_inferred_iid", "test_inferred_ood"
 NEW_OLD, OLD_NEW, NEW_NEW = "test_inferred_new_old", "test_inferred_old_new", "test_inferred_new_new"
 
 ANSWERED, VISIBLE, HIDDEN = 0.5, 0.9, 0.5
-"""Accuracy that counts as answered; bridge (chance taken away) that counts as there, and below which it is not."""
+"""Accuracy that counts as answered; MRR of the bridge where it is read (chance taken away) that counts as there, and
+below which it is not."""
 
 FAKE = 0.75
 """Accuracy on OOD queries that counts as behavioural grokking without a circuit, where the bridge is hidden."""
@@ -137,7 +138,7 @@ def _same_path(experiment: Experiment, model: str) -> Claim:
                 True, late, waiting[1], published["natural"],
             ),
             Check(
-                f"*natural*: when held-out ID queries reach {ANSWERED:.0%}, their bridge is found in {VISIBLE:.0%}",
+                f"*natural*: when held-out ID queries reach {ANSWERED:.0%}, their bridge is there (≥ {VISIBLE:g})",
                 True, *each(_path_is_there, natural), "not published: only OOD queries were traced",
             ),
             Check(
@@ -146,7 +147,7 @@ def _same_path(experiment: Experiment, model: str) -> Claim:
                 True, *each(_decides_both, both), "not published: no state was patched",
             ),
             Check(
-                f"*both_full*: when OOD queries reach {ANSWERED:.0%}, their bridge is found in {HIDDEN:.0%}",
+                f"*both_full*: when OOD queries reach {ANSWERED:.0%}, their bridge is half there (≥ {HIDDEN:g})",
                 False, *each(_bridge_first, both), _published_bridge_first(),
             ),
         ),
@@ -222,13 +223,13 @@ def _dissociation(experiment: Experiment, model: str) -> Claim:
                 True, either, "see below", "yes" if _either(printed[0][0], printed[1][0]) else "no",
             ),
             Check(
-                f"*hop2_full*: OOD queries reach {FAKE:.0%} while their bridge is found in less than {HIDDEN:.0%} "
-                "(answers without a bridge)",
+                f"*hop2_full*: OOD queries reach {FAKE:.0%} while their bridge is not there "
+                f"(< {HIDDEN:g}): answers without a bridge",
                 False, tuple(one for one, _ in fake), told[0], printed[0][1],
             ),
             Check(
-                f"*hop1_full*: their bridge is found in {VISIBLE:.0%} while they are answered in less than "
-                f"{ANSWERED:.0%} (a bridge without answers; not claimed, but in the published curves)",
+                f"*hop1_full*: their bridge is there (≥ {VISIBLE:g}) while less than {ANSWERED:.0%} are answered: a "
+                "bridge without answers (not claimed, but in the published curves)",
                 False, tuple(one for one, _ in early), told[1], printed[1][1],
             ),
             Check(
@@ -317,7 +318,7 @@ def _transfer(experiment: Experiment, model: str) -> Claim:
             Check(
                 f"new+old is at least {APART:g} better than the shortcut *second relation → most frequent tail*",
                 False, _apart(mature[NEW_OLD], shortcut), f"shortcut {_numbers(shortcut)}",
-                "not published; 0.54–0.63 by our count on the published recipe",
+                "not published; 0.57–0.62 on three graphs of the published size and recipe",
             ),
             Check(
                 f"new+new: at most {FAILS:.0%}",

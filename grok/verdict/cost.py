@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from grok.verdict.claims import FINE_TUNED, ID, NEW_OLD, OOD
+from grok.verdict.claims import FINE_TUNED, ID, NEW_OLD, OOD, VISIBLE
 from grok.verdict.curves import Curve, Spread
 from grok.verdict.experiment import SCRATCH, Experiment, Run
 
@@ -17,10 +17,10 @@ MEMORISED = "train_inferred"
 
 MILESTONES: dict[str, Callable[[Run], int | None]] = {
     "memorised (training 95 %)": lambda run: run.curve("accuracy", MEMORISED).first(0.95),
-    "bridge of ID queries in 90 %": lambda run: run.bridge(ID).first(0.9),
+    "bridge of ID queries there": lambda run: run.bridge(ID).first(VISIBLE),
     "ID 50 %": lambda run: run.curve("accuracy", ID).first(0.5),
     "ID 95 %": lambda run: run.curve("accuracy", ID).first(0.95),
-    "bridge of OOD queries in 90 %": lambda run: run.bridge(OOD).first(0.9),
+    "bridge of OOD queries there": lambda run: run.bridge(OOD).first(VISIBLE),
     "OOD 50 %": lambda run: run.curve("accuracy", OOD).first(0.5),
     "OOD 95 %": lambda run: run.curve("accuracy", OOD).first(0.95),
     "end": lambda run: int(run.summary["step"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,6 +24,8 @@ STARTS = (SCRATCH, "before_memorised", "memorised", "bridge", "grokked", "last")
 
 _GRAPH = ("entities", "relations", "out_degree", "ood", "iid")
 _TRANSFER_CLASS = "NewKnowledge"
+_KNOWN = "test_inferred_iid"
+_PATCHED = re.compile(r"tracing/changed/S\[(\d+),r1\]")
 
 
 @dataclass(frozen=True)
@@ -59,23 +62,40 @@ class Run:
         """One curve; an empty one if that was not measured."""
         return self.curves.get((name, split), Curve())
 
-    def bridge(self, split: str) -> Curve:
-        """Bridge Found at any state and position, chance taken away."""
+    def bridge_found(self, split: str) -> Curve:
+        """Bridge Found at any state and position, as published, chance taken away."""
         return self.curve("found/bridge", split).corrected()
 
-    def strength(self, split: str, position: str = "r1") -> Curve:
-        """Causal strength of the state after step 1 or later at `position` that decides most, above its floor."""
+    def bridge(self, split: str) -> Curve:
+        """The bridge where it is read: its mean reciprocal rank in S[`seat`, r1], chance taken away."""
+        return Curve() if self.seat is None else self.curve(f"lens/mrr/bridge/S[{self.seat},r1]", split).corrected()
+
+    @cached_property
+    def seat(self) -> int | None:
+        """i of the state S[i, r1] that decides answers to held-out ID queries most at the end.
+
+        Neither the embedding, which is what is asked, nor the last state, which no step reads. None if no state was
+        patched.
+        """
+        ends = {index: curve.last for index, curve in self._strengths(_KNOWN).items()}
+        inner = [index for index in ends if 0 < index < max(ends)]
+        return max(inner, key=lambda index: (ends[index], -index), default=None)
+
+    def strength(self, split: str) -> Curve:
+        """Causal strength of the state S[1, r1], S[2, r1], … that decides most at each step, above its floor."""
         best: dict[int, float] = {}
-        count = 0
-        for (name, where), curve in self.curves.items():
-            if where == split and name.startswith("tracing/changed/S[") and name.endswith(f",{position}]"):
-                if name.startswith("tracing/changed/S[0,"):
-                    continue  # the embedding: what is asked, not what was found
-                count = max(count, curve.n)
-                for step, value in zip(curve.steps, curve.above_floor().values, strict=True):
-                    best[step] = max(best.get(step, -1.0), value)
+        found = [curve for index, curve in self._strengths(split).items() if index]
+        for curve in found:
+            for step, value in zip(curve.steps, curve.values, strict=True):
+                best[step] = max(best.get(step, -1.0), value)
         steps = tuple(sorted(best))
+        count = max((curve.n for curve in found), default=0)
         return Curve(steps, tuple(best[step] for step in steps), (0.0,) * len(steps), count)
+
+    def _strengths(self, split: str) -> dict[int, Curve]:
+        """Causal strength of each S[i, r1] above its floor, by i."""
+        names = {name: _PATCHED.fullmatch(name) for name, where in self.curves if where == split}
+        return {int(match[1]): self.curve(name, split).above_floor() for name, match in names.items() if match}
 
     def flops(self, step: float | None) -> float | None:
         """Floating-point operations up to `step`, those of its source included."""

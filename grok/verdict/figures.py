@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,12 @@ NAMES = {
 }  # fmt: skip
 CATEGORIES = {NEW_OLD: "new + old", OLD_NEW: "old + new", NEW_NEW: "new + new"}
 _PUBLISHED, _DASH = "#000000", (0, (4, 2))
+_Measure = Callable[[Run, str], Curve]
+_ROWS: tuple[tuple[str, str, str, _Measure], ...] = (
+    ("answer", "target_found", "exact match", lambda run, split: run.curve("accuracy", split)),
+    ("bridge", "bridge_found", "Bridge Found, chance taken away", lambda run, split: run.bridge_found(split)),
+    ("bridge", "", "bridge where it is read", lambda run, split: run.bridge(split)),
+)
 _COLOURS = {"answer": STYLES[2][0], "bridge": STYLES[1][0], "id_answer": STYLES[5][0], "id_bridge": STYLES[6][0]}
 
 
@@ -69,30 +75,29 @@ def _panel(axes: Any, title: str, label: str | None, bottom: bool = True) -> Non
 
 
 def _curves(experiment: Experiment, model: str, path: Path) -> list[Path]:
-    """Answers above, bridge below, one column for each regime."""
+    """Answers, Bridge Found as published, and the bridge where it is read; one column for each regime."""
     regimes = experiment.regimes(model)
-    figure = new_figure(3.0 * len(regimes) + 0.6, 5.6)
-    grid = figure.subplots(2, len(regimes), sharex=True, sharey=True, squeeze=False)
+    figure = new_figure(3.0 * len(regimes) + 0.6, 8.0)
+    grid = figure.subplots(3, len(regimes), sharex=True, sharey=True, squeeze=False)
     for column, regime in enumerate(regimes):
         runs = experiment.select(model, regime)
         units = [_unit(run) for run in runs]
-        for row, (name, published) in enumerate((("answer", "target_found"), ("bridge", "bridge_found"))):
+        for row, (name, published, told, measured) in enumerate(_ROWS):
             axes = grid[row][column]
-            if regime in REGIMES:
+            if regime in REGIMES and published:
                 unit = float(pretrained(regime, "train_acc").first(MEMORISED) or 1)
-                told = "He et al.: OOD, any stage and position"
-                _published(axes, pretrained(regime, published), unit, _PUBLISHED, told)
+                _published(
+                    axes, pretrained(regime, published), unit, _PUBLISHED, "He et al.: OOD, any stage and position"
+                )
             for split, key, label in ((ID, f"id_{name}", "held-out ID"), (OOD, name, "OOD")):
-                shown = [run.curve("accuracy", split) if row == 0 else run.bridge(split) for run in runs]
-                _band(axes, shown, units, _COLOURS[key], "-", f"here: {label}")
+                _band(axes, [measured(run, split) for run in runs], units, _COLOURS[key], "-", f"here: {label}")
             axes.set_xscale("log")
             title = f"{NAMES.get(regime, regime)} ({len(runs)} seed{'s' if len(runs) != 1 else ''})"
-            label = ("exact match", "bridge found, chance taken away")[row]
-            _panel(axes, title if row == 0 else "", label if column == 0 else None)
-            if row == 1:
+            _panel(axes, title if row == 0 else "", told if column == 0 else None)
+            if row == len(_ROWS) - 1:
                 axes.set_xlabel(f"steps / step of {MEMORISED:.0%} training accuracy")
-    grid[0][0].legend(fontsize="x-small", loc="upper left")
-    grid[1][0].legend(fontsize="x-small", loc="upper left")
+    for row in grid:
+        row[0].legend(fontsize="x-small", loc="upper left")
     figure.suptitle(f"Answers and bridge over training: {model}; line: median, band: smallest to largest seed")
     return save(figure, path)
 
@@ -115,7 +120,7 @@ def _portraits(experiment: Experiment, model: str, path: Path) -> list[Path]:
             axes.plot(bridge.values, y, color=colour, linewidth=1.2, label=f"here, seed {run.seed}")
             if y:
                 axes.plot(bridge.values[-1], y[-1], "o", color=colour, markersize=5)
-        axes.set_xlabel("bridge found, chance taken away")
+        axes.set_xlabel("bridge where it is read")
         axes.set_xlim(-0.03, 1.03)
         _panel(axes, NAMES.get(regime, regime), "OOD answered" if index == 0 else None)
         if index == 0:

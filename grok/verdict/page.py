@@ -18,10 +18,14 @@ Verdicts follow rules. A check is judged in each seed; it passes if it does in {
 tell. A claim *holds* if all its checks pass in all seeds; it *holds with a caveat* if its core checks (bold) pass;
 otherwise it is *not at this scale*; it is *not measured* if a core check has no data.
 
-*Bridge found* is the share of queries whose bridge is the most likely token at any state and position, with what
-shuffled bridges give taken away: (found − floor) / (1 − floor). Answers are exact matches. *Strength* is the share of
-answers that change when the state at r1 is replaced by that of another relation, less the share when it is replaced by
-that of another fact with the same bridge, at the state after one step or more where this is largest."""
+Answers are exact matches. *Strength* is the share of answers that change when the state at r1 is replaced by that of
+another relation, less the share when it is replaced by that of another fact with the same bridge, at the state after
+one step or more where this is largest. *Bridge Found*, as published, is the share of queries whose bridge is the most
+likely token at any state and position. A causal model that is trained on atomic facts says the bridge in its last state
+at r1, as the answer to h r1, whether or not anything reads it there. So the checks take *the bridge where it is read*:
+its mean reciprocal rank under the logit lens in the state S[i, r1] that decides the answers to held-out ID queries most
+at the end of the run, neither the embedding nor the last state. From either, what shuffled bridges give is taken away:
+(value − floor) / (1 − floor)."""
 """How the verdicts come about, as the page says it."""
 
 _CATEGORIES = {NEW_OLD: "new+old", OLD_NEW: "old+new", NEW_NEW: "new+new"}
@@ -134,8 +138,11 @@ def _numbers(experiment: Experiment) -> Iterator[str]:
         yield from table(["regime", "seeds", *MILESTONES], _milestone_rows(experiment, model))
         yield ""
         yield from table(
-            ["regime", "ID", "OOD", "bridge ID (floor)", "bridge OOD (floor)", "answered if bridge found, OOD",
-             "bridge found if answered, OOD", "strength ID / OOD", "published end: bridge / answer found, OOD"],
+            [
+                "regime", "ID", "OOD", "bridge where it is read ID / OOD", "Bridge Found ID (floor)",
+                "Bridge Found OOD (floor)", "answered if found, OOD (floor)", "found if answered, OOD (floor)",
+                "strength ID / OOD", "published end: Bridge / Target Found, OOD",
+            ],
             (_end_row(experiment, model, regime) for regime in experiment.regimes(model)),
         )  # fmt: skip
         if experiment.starts(model):
@@ -185,17 +192,21 @@ def _last(runs: Sequence[Run], name: str, split: str, floor: bool = False) -> st
 
 def _end_row(experiment: Experiment, model: str, regime: str) -> list[str]:
     runs = experiment.select(model, regime)
-    strengths = [Spread(tuple(run.strength(split).last for run in runs)).told(_two_digits) for split in (ID, OOD)]
+    strengths, bridges = (
+        " / ".join(Spread(tuple(measured(run, split).last for run in runs)).told(_two_digits) for split in (ID, OOD))
+        for measured in (Run.strength, Run.bridge)
+    )
     published = [pretrained(regime, column) for column in ("bridge_found", "target_found")]
     return [
         regime,
         _last(runs, "accuracy", ID),
         _last(runs, "accuracy", OOD),
+        bridges,
         _last(runs, "found/bridge", ID, floor=True),
         _last(runs, "found/bridge", OOD, floor=True),
-        _last(runs, "found/correct_if_bridge", OOD),
+        _last(runs, "found/correct_if_bridge", OOD, floor=True),
         _last(runs, "found/bridge_if_correct", OOD, floor=True),
-        " / ".join(strengths),
+        strengths,
         " / ".join(f"{curve.last:.2f}" for curve in published) + f" of {published[0].n:,}" if published[0] else "–",
     ]
 

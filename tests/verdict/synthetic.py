@@ -57,8 +57,11 @@ def pretraining(known=200, ood=300, bridge=200, ood_bridge=300, ood_to=1.0, stre
     for split, at in ((ID, bridge), (OOD, ood_bridge)):
         found = [max(0.2, value) for value in rising(at)]  # chance finds the bridge in a fifth
         lines += rows("found/bridge", split, found, floor=0.2)
-        lines += rows("tracing/changed/S[0,r1]", split, [1.0] * len(STEPS))
-        lines += rows("tracing/changed/S[2,r1]", split, rising(at, strength + 0.05), floor=0.05)
+        for state, decided in (("S[0,r1]", 1.0), ("S[1,r1]", 0.05), ("S[2,r1]", strength + 0.05), ("S[4,r1]", 0.0)):
+            lines += rows(f"tracing/changed/{state}", split, rising(at, decided), floor=0.05 if decided < 1 else 0.0)
+        lines += rows("lens/mrr/bridge/S[2,r1]", split, found, floor=0.2)
+        lines += rows("lens/mrr/bridge/S[1,r1]", split, [0.2] * len(STEPS), floor=0.2)
+        lines += rows("lens/mrr/bridge/S[4,r1]", split, [1.0] * len(STEPS))  # it says the answer of the atomic fact
     return lines
 
 

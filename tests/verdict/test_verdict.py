@@ -8,7 +8,7 @@ from verdict.synthetic import ID, OOD, as_published, pretraining, rising, rows, 
 from grok.verdict.claims import claims
 from grok.verdict.cost import answer, purchases, spent
 from grok.verdict.curves import Curve, Spread, band, curves_of
-from grok.verdict.experiment import Experiment
+from grok.verdict.experiment import Experiment, Run
 from grok.verdict.published import CATEGORIES, OOD_TESTS, REGIMES, finetuned, pretrained
 
 SHARED = "2 blocks × 2 loops (shared)"
@@ -106,7 +106,18 @@ def test_the_strength_is_that_of_the_best_state_after_the_embedding_above_its_fl
     write_run(tmp_path / "a", lines=pretraining(strength=0.7))
     run = Experiment.load(tmp_path).runs[0]
     assert run.strength(OOD).last == pytest.approx(0.7)
-    assert not run.strength(OOD, "r2")
+    assert not run.strength("test_inferred_io")
+
+
+def test_the_bridge_is_measured_in_the_state_that_decides_and_is_read(tmp_path):
+    write_run(tmp_path / "a", lines=pretraining(bridge=200, ood_bridge=300))
+    run = Experiment.load(tmp_path).runs[0]
+    assert run.seat == 2
+    assert (run.bridge(ID).first(0.5), run.bridge(OOD).first(0.5)) == (200, 300)
+    assert run.bridge(OOD).values[0] == 0.0  # the floor
+    write_run(tmp_path / "b", lines=rows("lens/mrr/bridge/S[2,r1]", ID, rising(0)))
+    untraced = Run(tmp_path / "b", "natural", "m", 0, "pretraining", {})
+    assert (untraced.seat, bool(untraced.bridge(ID))) == (None, False)
 
 
 def test_flops_count_those_of_the_source(tmp_path):
