@@ -1,6 +1,7 @@
 """Attention patterns: where each head looks, at every step.
 
-Shape legend: N example, S step, H head, A query position, T key position, G group of key positions.
+Shape legend: N example, S attention (one for each step, or for each block of each step), H head, A query position,
+T key position, G group of key positions.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from grok.circuits.grid import Grid
 from grok.data.split import Split
 from grok.errors import BadInput, Problem
 from grok.models import StepModel
-from grok.models.steps import keeping
 
 __all__ = ["Attention", "attention_patterns"]
 
@@ -26,20 +26,21 @@ class Attention:
     """Patterns of every head and example.
 
     Args:
-        patterns: `[N, S, H, A, T]` weights, which sum to 1 over T.
+        patterns: `[N, S, H, A, T]` weights, which sum to 1 over T, and over prefix slots where the model has any.
         split: the examples.
         causal: whether a position sees earlier positions and itself only.
+        places: `[S]` where each attention is: its step, or step and block, `3.1`, where a step has several blocks.
     """
 
     patterns: Tensor
     split: Split
     causal: bool
+    places: tuple[str, ...]
 
     @property
     def heads(self) -> tuple[str, ...]:
         """Names of all heads, `0.head0`, step by step."""
-        _, steps, heads = self.patterns.shape[:3]
-        return tuple(f"{step}.head{head}" for step in range(steps) for head in range(heads))
+        return tuple(f"{place}.head{head}" for place in self.places for head in range(self.patterns.shape[2]))
 
     def examples(
         self, groups: Mapping[str, Sequence[str | int]] | None = None, query: str | int | None = None
@@ -79,15 +80,15 @@ class Attention:
         return Grid.of(name, {"head": self.heads, "key": keys}, values, floor)
 
     def roles(self, threshold: float = 0.5) -> dict[tuple[int, int, str], str]:
-        """What each (step, head, query position) looks at: `r2→r1`, the key position that gets at least `threshold` of
-        the mean mass (the one with most, if there are two), or `mixed`."""
+        """What each (attention, head, query position) looks at: `r2→r1`, the key position with most of the mean mass if
+        that is at least `threshold`, or `mixed`."""
         names = self.split.positions
         mass, key = self.patterns.float().mean(0).max(-1)  # [S, H, A]
         return {
-            (step, head, name): f"{name}→{names[key[step, head, place]]}"
-            if mass[step, head, place] >= threshold
+            (index, head, name): f"{name}→{names[key[index, head, place]]}"
+            if mass[index, head, place] >= threshold
             else "mixed"
-            for step in range(mass.shape[0])
+            for index in range(mass.shape[0])
             for head in range(mass.shape[1])
             for place, name in enumerate(names)
         }
@@ -97,28 +98,39 @@ class Attention:
 
 
 def attention_patterns(model: StepModel, split: Split, batch: int = 1024) -> Attention:
-    """Run the examples and keep the pattern of every head at every step.
+    """Run the examples and keep the pattern of every head at every step, and in every block of it.
 
     Args:
-        model: any step model whose steps attend (hook point `attn.hook_pattern`), with the same number of heads in all.
+        model: any step model whose steps attend (hook points `attn.hook_pattern` or `blocks.{j}.attn.hook_pattern`),
+            with the same number of heads in all.
         split: the examples.
         batch: most queries of one forward pass; what is kept, N · S · H · A · T numbers, grows with the examples.
 
     Raises:
         BadInput: if a step has no attention.
     """
-    names = [f"steps.{index}.attn.hook_pattern" for index in range(len(model.steps))]
-    if not len(split) or not names:
+    if not len(split) or not model.steps:
         raise BadInput(Problem("split", f"{len(split)} queries", "give one query or more, and a model with steps"))
-    parts = []
+    parts, names = [], []
     with analysing(model) as device:
         for piece in split.chunks(batch):
             here = piece.to(device)
             found: dict[str, Tensor] = {}
-            model.run(model.embed(here.inputs, here.position_ids), tap=keeping(found, names))
-            missing = [index for index, name in enumerate(names) if name not in found]
+
+            def keep(name: str, value: Tensor, found: dict[str, Tensor] = found) -> Tensor:
+                if name.endswith("attn.hook_pattern"):
+                    found[name] = value
+                return value
+
+            model.run(model.embed(here.inputs, here.position_ids), tap=keep)
+            names = list(found)  # in the order of the run
+            missing = sorted(set(range(len(model.steps))) - {int(name.split(".")[1]) for name in names})
             if missing:
                 fix = f"steps {', '.join(map(str, missing))} have no attention (no hook point attn.hook_pattern)"
                 raise BadInput(Problem("attention", type(model).__name__, fix))
-            parts.append(torch.stack([found[name] for name in names], 1).cpu())
-    return Attention(torch.cat(parts), split, model.causal)
+            size = here.inputs.shape[1]
+            parts.append(torch.stack([pattern[..., :size, :size] for pattern in found.values()], 1).cpu())
+    places = tuple(
+        name.removeprefix("steps.").removesuffix(".attn.hook_pattern").replace("blocks.", "") for name in names
+    )
+    return Attention(torch.cat(parts), split, model.causal, places)
