@@ -31,9 +31,10 @@ class Found:
     position, *Target Found* the same of the answer, which is no accuracy (He et al. 2026, figure 2). Among S · T
     guesses other tokens are too: the floor is the same statistic of another query's bridge (or answer).
 
-    Corrected: only `distinct` queries, and only where the answer is read. A bridge or an answer that the prompt
-    shows is found by copying, as models that fill in the whole sequence learn to; a bridge that is the answer, by
-    answering.
+    Corrected: only `distinct` queries, and a bridge only in states that a later step reads, S[0] … S[n - 1]. What the
+    prompt shows is found by copying, as models that fill in the whole sequence learn to; a bridge that is the answer,
+    by answering; and in S[n, r1] of a causal model that is trained on atomic facts it is the answer to h r1, which no
+    step uses.
 
     Args:
         top: `[N, S, T]` the top token of each state; -1 where the model has diverged.
@@ -72,33 +73,41 @@ class Found:
     def grid(self) -> Grid:
         """Shares of queries, by the name of the measure.
 
-        Published: `bridge`, `target`. Corrected, all of distinct queries: `bridge_distinct`, `target_distinct`, found
-        anywhere; `bridge_at_slot`, `target_at_slot`; `bridge_if_correct`, the share with the bridge found anywhere of
-        those answered right; `correct_if_bridge`, the share answered right of those with the bridge found anywhere.
-        Besides, `correct`: the answer is right; `exact`: so is every slot.
+        Published: `bridge`, `target`. Corrected, all of distinct queries, bridges only in states that are read:
+        `bridge_distinct`, `target_distinct`, found anywhere; `bridge_at_slot`, `target_at_slot`, where the answer is
+        read; `bridge_if_correct`, the share with the bridge found anywhere of those answered right;
+        `correct_if_bridge`, the share answered right of those with the bridge found anywhere. Besides, `correct`: the
+        answer is right; `exact`: so is every slot.
 
         The floor of `correct_if_bridge` is P(answer right) in the distinct queries: what it would be if it did not
         matter whether the bridge is found. `exact` has none; the other floors are `chance`.
         """
         known, distinct, correct = self.bridge >= 0, self.distinct, self.right[:, 0]
-        bridge, target = ((self.first(token) >= 0).any(1) for token in ("bridge", "target"))
+        every, said = torch.ones_like(known), self.top[:, -1].gather(1, self.at[:, :1])
         slot = self.top.gather(2, self.at[:, :1, None].expand(-1, self.top.shape[1], 1))[..., 0]  # [N, S]
-        said, every = self.top[:, -1].gather(1, self.at[:, :1]), torch.ones_like(known)
-        at_slot = {token: (slot == self._own(token)[:, None]).any(1) for token in ("bridge", "target")}
-        anywhere = self._anywhere.flatten(1)
-        by_chance = self._chance("bridge", anywhere, distinct=True)
+        anywhere, read = self._anywhere.flatten(1), self._anywhere[:, :-1].flatten(1)
+
+        def there(token: Token, top: Tensor) -> Tensor:
+            own = self._own(token)
+            return (top == own[:, None]).any(1) & (own >= 0)
+
+        bridge, by_chance = there("bridge", read), self._chance("bridge", read, distinct=True)
         rows = {  # value, queries that count, floor
-            "bridge": (bridge, known, self._chance("bridge", anywhere)),
-            "target": (target, every, self._chance("target", anywhere)),
+            "bridge": (there("bridge", anywhere), known, self._chance("bridge", anywhere)),
+            "target": (there("target", anywhere), every, self._chance("target", anywhere)),
             "bridge_distinct": (bridge, distinct, by_chance),
-            "target_distinct": (target, distinct, self._chance("target", anywhere, distinct=True)),
-            "bridge_at_slot": (at_slot["bridge"], distinct, self._chance("bridge", slot, distinct=True)),
-            "target_at_slot": (at_slot["target"], distinct, self._chance("target", slot, distinct=True)),
+            "target_distinct": (
+                there("target", anywhere), distinct, self._chance("target", anywhere, distinct=True),
+            ),
+            "bridge_at_slot": (
+                there("bridge", slot[:, :-1]), distinct, self._chance("bridge", slot[:, :-1], distinct=True),
+            ),
+            "target_at_slot": (there("target", slot), distinct, self._chance("target", slot, distinct=True)),
             "bridge_if_correct": (bridge, distinct & correct, by_chance),
             "correct_if_bridge": (correct, distinct & bridge, _among(distinct, correct)),
             "correct": (correct, every, self._chance("target", said)),
             "exact": ((self.right | ~self.mask).all(1), every, torch.full_like(by_chance, torch.nan)),
-        }
+        }  # fmt: skip
         floors = [
             floor if name == "correct_if_bridge" else _among(counts, floor) for name, (_, counts, floor) in rows.items()
         ]

@@ -72,14 +72,15 @@ class Run:
 
     @cached_property
     def seat(self) -> int | None:
-        """i of the state S[i, r1] that decides answers to held-out ID queries most at the end.
+        """i of the last state S[i, r1] that decides answers to held-out ID queries at the end: the one that is read.
 
-        Neither the embedding, which is what is asked, nor the last state, which no step reads. None if no state was
-        patched.
+        It decides if its strength is at least half of the largest one. Neither the embedding, which is what is asked,
+        nor the last state, which no step reads, counts. None if no state was patched.
         """
         ends = {index: curve.last for index, curve in self._strengths(_KNOWN).items()}
-        inner = [index for index in ends if 0 < index < max(ends)]
-        return max(inner, key=lambda index: (ends[index], -index), default=None)
+        inner = {index: value for index, value in ends.items() if 0 < index < max(ends)}
+        strongest = max(inner.values(), default=0.0)
+        return max((i for i, value in inner.items() if value >= min(strongest, strongest / 2)), default=None)
 
     def strength(self, split: str) -> Curve:
         """Causal strength of the state S[1, r1], S[2, r1], … that decides most at each step, above its floor."""

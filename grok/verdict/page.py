@@ -23,9 +23,10 @@ another relation, less the share when it is replaced by that of another fact wit
 one step or more where this is largest. *Bridge Found*, as published, is the share of queries whose bridge is the most
 likely token at any state and position. A causal model that is trained on atomic facts says the bridge in its last state
 at r1, as the answer to h r1, whether or not anything reads it there. So the checks take *the bridge where it is read*:
-its mean reciprocal rank under the logit lens in the state S[i, r1] that decides the answers to held-out ID queries most
-at the end of the run, neither the embedding nor the last state. From either, what shuffled bridges give is taken away:
-(value − floor) / (1 − floor)."""
+its mean reciprocal rank under the logit lens in the last state S[i, r1] that decides the answers to held-out ID queries
+at the end of the run (at least half as strong as the strongest; neither the embedding nor the last state of all). From
+either, what shuffled bridges give is taken away: (value − floor) / (1 − floor). *Found* in the last columns below is
+found in any state that a later step reads, of queries that show neither bridge nor answer."""
 """How the verdicts come about, as the page says it."""
 
 _CATEGORIES = {NEW_OLD: "new+old", OLD_NEW: "old+new", NEW_NEW: "new+new"}
