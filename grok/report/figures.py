@@ -285,6 +285,7 @@ def fact_maps(record: RunRecord, steps: tuple[int, int], names: tuple[str, str],
 
 _FOUND = {
     "found/bridge": "bridge found anywhere",
+    "found/bridge_distinct": "bridge found where a later step reads",
     "found/bridge_at_slot": "bridge found at the answer slot",
     "found/target": "target found anywhere",
     "found/correct": "answer right",
