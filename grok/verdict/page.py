@@ -76,7 +76,10 @@ def _head(experiment: Experiment, model: str, command: str) -> Iterator[str]:
     graph = runs[0].graph
     tests = {split: runs[0].curve("accuracy", split).n for split in (ID, OOD)}
     yield f"Made by `{command}` from {len(experiment.runs)} finished runs"
-    yield f"({max(0, experiment.unfinished)} planned ones are missing). Details are about *{model}*."
+    hours = sum(run.hours(run.summary["step"]) or 0.0 for run in experiment.runs)
+    flops = sum((run.flops(run.summary["step"]) or 0.0) - run.source_flops for run in experiment.runs)
+    yield f"({max(0, experiment.unfinished)} planned ones are missing), which took {hours:.1f} hours in all and"
+    yield f"{spelled(flops)}. Details are about *{model}*; every run has its own heat maps in `figures/`."
     yield (
         f"One graph per seed, the same for all regimes and models: {graph['entities']:,} entities, "
         f"{graph['relations']} relations, out-degree {graph['out_degree']}, {graph['ood']:.0%} of the facts OOD; "

@@ -58,7 +58,7 @@ def test_the_whole_experiment_is_planned_trained_and_judged(grok, sweep):
     status, output, errors = grok("verdict", "runs/small")
     assert (status, errors) == (0, "")
     page = Path("runs/small/verdict/verdict.md").read_text()
-    assert "from 8 finished runs\n(0 planned ones are missing)" in page
+    assert "from 8 finished runs\n(0 planned ones are missing)," in page
     for heading in ("## 1. One path", "## 2. Answers and circuit", "## 3. A mature circuit", "## Was the wait"):
         assert heading in page
     for row in ("| **last** | natural | 1 |", "| 10 | both_full | 1 |", "| scratch | natural | 1 |"):

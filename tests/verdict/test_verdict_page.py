@@ -14,6 +14,7 @@ def test_the_page_says_claims_rules_seeds_sizes_and_shows_the_pictures(grok, tmp
         assert f"({name}.png)" in page
         assert (tmp_path / f"runs/verdict/{name}.png").stat().st_size > 10_000
     assert "Made by `grok verdict runs` from 24 finished runs" in page
+    assert "took 5.3 hours in all and\n192 GFLOP" in page  # 24 runs of 800 s and 8 GFLOP
     assert "seeds 0, 1" in page
     assert "50 entities" in page
     assert "| both_full | 2 |" in page
