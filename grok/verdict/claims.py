@@ -288,7 +288,7 @@ def _transfer(experiment: Experiment, model: str) -> Claim:
         """For each seed the median over regimes of the final accuracy."""
         runs = [by_seed(experiment.select(model, regime, start)) for regime in regimes]
         return [
-            Spread(tuple(one[seed].curve("accuracy", split).last for one in runs if seed in one)).median
+            Spread(tuple(one[seed].curve("accuracy", split).final for one in runs if seed in one)).median
             for seed in seeds
         ]
 
@@ -358,4 +358,4 @@ def _published_final(starts: Sequence[str], split: str) -> str:
     curves = [finetuned(start, split) for start in starts]
     sizes = sorted({curve.n for curve in curves})
     number = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,}–{sizes[-1]:,}"
-    return f"{', '.join(f'{curve.last:.2f}' for curve in curves)} of {number} queries"
+    return f"{', '.join(f'{curve.final:.2f}' for curve in curves)} of {number} queries"

@@ -42,7 +42,7 @@ def spent(experiment: Experiment, model: str, regime: str) -> list[tuple[float, 
     for start in experiment.starts(model):
         runs = experiment.select(model, regime, start)
         flops = Spread(tuple(run.flops(run.summary["step"]) for run in runs))
-        value = Spread(tuple(run.curve("accuracy", NEW_OLD).last for run in runs))
+        value = Spread(tuple(run.curve("accuracy", NEW_OLD).final for run in runs))
         if runs and not math.isnan(value.median):
             points.append((flops.median, value.median))
     return sorted(points)
@@ -152,7 +152,9 @@ def _against_exposure(natural: list[Run], exposed: list[Run]) -> str:
 def _for_transfer(experiment: Experiment, model: str) -> Iterator[str]:
     for regime in experiment.regimes(model, FINE_TUNED):
         values = {
-            start: Spread(tuple(run.curve("accuracy", NEW_OLD).last for run in experiment.select(model, regime, start)))
+            start: Spread(
+                tuple(run.curve("accuracy", NEW_OLD).final for run in experiment.select(model, regime, start))
+            )
             for start in (SCRATCH, "memorised", FINE_TUNED)
         }
         if regime in ("natural", "both_full") and all(value.known for value in values.values()):

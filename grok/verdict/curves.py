@@ -39,6 +39,11 @@ class Curve:
         return self.values[-1] if self.values else math.nan
 
     @property
+    def final(self) -> float:
+        """The median of the last five values: at a constant learning rate a single one may be an outlier."""
+        return statistics.median(self.values[-5:]) if self.values else math.nan
+
+    @property
     def highest(self) -> float:
         """The largest value; NaN if there is none."""
         return max(self.values, default=math.nan)

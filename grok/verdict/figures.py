@@ -172,7 +172,7 @@ def _by_start(axes: Any, experiment: Experiment, model: str, split: str, first: 
     width = 0.8 / max(1, len(regimes))
     for index, regime in enumerate(regimes):
         for place, start in enumerate(starts):
-            values = [run.curve("accuracy", split).last for run in experiment.select(model, regime, start)]
+            values = [run.curve("accuracy", split).final for run in experiment.select(model, regime, start)]
             if not values:
                 continue
             x, colour = place + (index - (len(regimes) - 1) / 2) * width, STYLES[index][0]

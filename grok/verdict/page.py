@@ -18,7 +18,8 @@ Verdicts follow rules. A check is judged in each seed; it passes if it does in {
 tell. A claim *holds* if all its checks pass in all seeds; it *holds with a caveat* if its core checks (bold) pass;
 otherwise it is *not at this scale*; it is *not measured* if a core check has no data.
 
-Answers are exact matches. *Strength* is the share of answers that change when the state at r1 is replaced by that of
+Answers are exact matches; the end of a fine-tuning, whose learning rate is constant, is the median of its last five
+evaluations. *Strength* is the share of answers that change when the state at r1 is replaced by that of
 another relation, less the share when it is replaced by that of another fact with the same bridge, at the state after
 one step or more where this is largest. *Bridge Found*, as published, is the share of queries whose bridge is the most
 likely token at any state and position. A causal model that is trained on atomic facts says the bridge in its last state
@@ -151,8 +152,8 @@ def _numbers(experiment: Experiment) -> Iterator[str]:
         )  # fmt: skip
         if experiment.starts(model):
             yield ""
-            yield "Fine-tuning, final exact match; *n* queries with the first seed; shortcut: second relation → most"
-            yield "frequent tail in training."
+            yield "Fine-tuning, exact match at the end (the median of the last five evaluations, as for claim 3); *n*"
+            yield "queries with the first seed; shortcut: second relation → most frequent tail in training."
             yield ""
             yield from table(
                 [
@@ -229,8 +230,10 @@ def _transfer_rows(experiment: Experiment, model: str) -> Iterator[list[str]]:
                 f"**{start}**" if start == FINE_TUNED else start,
                 regime,
                 str(len(runs)),
-                _last(runs, "accuracy", "atomic_new"),
-                *(_last(runs, "accuracy", split) for split in _CATEGORIES),
+                *(
+                    Spread(tuple(run.curve("accuracy", split).final for run in runs)).told(_percent)
+                    for split in ("atomic_new", *_CATEGORIES)
+                ),
                 _last(runs, "baseline/shortcut", NEW_OLD),
                 _percent(chance[-1]) if chance else "–",
                 sizes,

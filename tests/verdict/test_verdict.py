@@ -86,6 +86,7 @@ def test_chance_is_taken_away():
 
 def test_curves_cross_and_are_looked_up_at_the_last_measurement_before():
     curve = Curve((0, 10, 20, 30), (0.0, 0.9, 0.1, 0.9), (0.0,) * 4)
+    assert (curve.last, curve.final, Curve((0, 1, 2, 3, 4, 5), (0, 1, 1, 1, 0, 0)).final) == (0.9, 0.5, 1)
     assert (curve.first(0.5), curve.sustained(0.5, 3), curve.first(0.95)) == (10, 10, None)
     assert [curve.at(step) for step in (0, 9, 10, 25, 99)] == [0.0, 0.0, 0.9, 0.1, 0.9]
     assert band([curve, Curve((10, 30), (0.1, 0.3), (0.0, 0.0))]) == ([10, 30], [0.5, 0.6], [0.1, 0.3], [0.9, 0.9])
