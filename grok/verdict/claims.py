@@ -95,6 +95,15 @@ class Claim:
     checks: tuple[Check, ...]
 
     @property
+    def reasons(self) -> str:
+        """Which checks the verdict hangs on, in words."""
+        failed = [check.rule for check in self.checks if check.passes is False]
+        some = [check.rule for check in self.checks if check.passes and not check.always]
+        unknown = [check.rule for check in self.checks if check.passes is None]
+        parts = (("Does not pass", failed), ("Passes in some seeds only", some), ("Not measured", unknown))
+        return " ".join(f"{told}: {'; '.join(rules)}." for told, rules in parts if rules) or "All checks pass."
+
+    @property
     def verdict(self) -> Verdict:
         """By the rule that the page states."""
         core = [check.passes for check in self.checks if check.core]
@@ -119,11 +128,10 @@ def _same_path(experiment: Experiment, model: str) -> Claim:
 
     def each(judge: Callable[[Run], tuple[Outcome, str]], runs: dict[int, Run]) -> tuple[tuple[Outcome, ...], str]:
         found = [judge(runs[seed]) if seed in runs else (None, "–") for seed in seeds]
-        return tuple(outcome for outcome, _ in found), "; ".join(dict.fromkeys(told for _, told in found))
+        return tuple(outcome for outcome, _ in found), _told(found)
 
     exposed, waiting = each(_together, both), each(_together, natural)
     late = tuple(None if outcome is None else not outcome for outcome in waiting[0])
-    published = {regime: _published_lag(regime) for regime in ("natural", "both_full")}
     return Claim(
         "1. One path, which absorbs OOD facts",
         "Grokked and non-grokked models use the same inference path; grokking is that facts without compositional "
@@ -131,11 +139,11 @@ def _same_path(experiment: Experiment, model: str) -> Claim:
         (
             Check(
                 f"*both_full*: OOD queries reach {ANSWERED:.0%} within {TOGETHER:g} × the steps of held-out ID queries",
-                True, exposed[0], exposed[1], published["both_full"],
+                True, exposed[0], exposed[1], _published_lag("both_full", together=True),
             ),
             Check(
                 f"*natural*: they need more than {TOGETHER:g} × as many, or never get there",
-                True, late, waiting[1], published["natural"],
+                True, late, waiting[1], _published_lag("natural", together=False),
             ),
             Check(
                 f"*natural*: when held-out ID queries reach {ANSWERED:.0%}, their bridge is there (≥ {VISIBLE:g})",
@@ -166,11 +174,11 @@ def _together(run: Run) -> tuple[Outcome, str]:
     return _lag(run.curve("accuracy", OOD).first(ANSWERED), run.curve("accuracy", ID).first(ANSWERED))
 
 
-def _published_lag(regime: str) -> str:
+def _published_lag(regime: str, together: bool) -> str:
     train, target = pretrained(regime, "train_acc").first(0.95), pretrained(regime, "target_found").first(ANSWERED)
     passed, _ = _lag(target, train)
-    end = "never" if target is None else f"step {target:,}"
-    return f"training 95 % at {train:,}, OOD answer found in {ANSWERED:.0%} at {end} ({'yes' if passed else 'no'})"
+    end, agrees = "never" if target is None else f"step {target:,}", "yes" if passed is together else "no"
+    return f"training 95 % at {train:,}, OOD answer found in {ANSWERED:.0%} at {end} ({agrees})"
 
 
 def _path_is_there(run: Run) -> tuple[Outcome, str]:
@@ -275,7 +283,7 @@ def _either(one: Outcome, other: Outcome) -> Outcome:
 
 
 def _told(found: Iterable[tuple[Outcome, str]]) -> str:
-    return "; ".join(dict.fromkeys(told for _, told in found))
+    return "; ".join(told for _, told in found)
 
 
 # ------------------------------------------------------------------ claim 3

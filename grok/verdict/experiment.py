@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,12 +17,9 @@ from grok.records import RunRecord
 from grok.verdict.curves import Curve, curves_of
 from grok.verdict.published import REGIMES
 
-__all__ = ["PRETRAINING", "SCRATCH", "STARTS", "Experiment", "Run", "by_seed"]
+__all__ = ["PRETRAINING", "SCRATCH", "Experiment", "Run", "by_seed"]
 
 PRETRAINING, SCRATCH = "pretraining", "scratch"
-STARTS = (SCRATCH, "before_memorised", "memorised", "bridge", "grokked", "last")
-"""Where a transfer run can have started, in the order of what its source had learnt."""
-
 _GRAPH = ("entities", "relations", "out_degree", "ood", "iid")
 _TRANSFER_CLASS = "NewKnowledge"
 _KNOWN = "test_inferred_iid"
@@ -159,9 +157,12 @@ class Experiment:
         return [regime for regime in REGIMES if regime in found] + sorted(found - set(REGIMES))
 
     def starts(self, model: str) -> list[str]:
-        """Where the transfer runs of a model started, the least trained first."""
-        found = {run.start for run in self.runs if run.model == model} - {PRETRAINING}
-        return [start for start in STARTS if start in found] + sorted(found - set(STARTS))
+        """Where the transfer runs of a model started: from scratch, then the least trained first (median step)."""
+        steps: dict[str, list[int]] = {}
+        for run in self.runs:
+            if run.model == model and run.start != PRETRAINING:
+                steps.setdefault(run.start, []).append((run.summary.get("start") or {}).get("step") or 0)
+        return sorted(steps, key=lambda start: (start != SCRATCH, statistics.median(steps[start]), start))
 
     def seeds(self, model: str) -> list[int]:
         """Seeds of a model's runs."""

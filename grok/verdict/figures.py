@@ -25,12 +25,12 @@ NAMES = {
 CATEGORIES = {NEW_OLD: "new + old", OLD_NEW: "old + new", NEW_NEW: "new + new"}
 _PUBLISHED, _DASH = "#000000", (0, (4, 2))
 _Measure = Callable[[Run, str], Curve]
-_ROWS: tuple[tuple[str, str, str, _Measure], ...] = (
-    ("answer", "target_found", "exact match", lambda run, split: run.curve("accuracy", split)),
-    ("bridge", "bridge_found", "Bridge Found, chance taken away", lambda run, split: run.bridge_found(split)),
-    ("bridge", "", "bridge where it is read", lambda run, split: run.bridge(split)),
+_ROWS: tuple[tuple[str, str, _Measure], ...] = (
+    ("target_found", "exact match", lambda run, split: run.curve("accuracy", split)),
+    ("bridge_found", "Bridge Found, chance taken away", lambda run, split: run.bridge_found(split)),
+    ("", "bridge where it is read", lambda run, split: run.bridge(split)),
 )
-_COLOURS = {"answer": STYLES[2][0], "bridge": STYLES[1][0], "id_answer": STYLES[5][0], "id_bridge": STYLES[6][0]}
+_COLOURS = {ID: STYLES[6][0], OOD: STYLES[2][0]}
 
 
 def draw(experiment: Experiment, model: str, directory: Path) -> list[Path]:
@@ -74,30 +74,32 @@ def _panel(axes: Any, title: str, label: str | None, bottom: bool = True) -> Non
         axes.set_ylabel(label)
 
 
+def _legend(figure: Any, axes: Any) -> None:
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize="small")
+
+
 def _curves(experiment: Experiment, model: str, path: Path) -> list[Path]:
     """Answers, Bridge Found as published, and the bridge where it is read; one column for each regime."""
     regimes = experiment.regimes(model)
-    figure = new_figure(3.0 * len(regimes) + 0.6, 8.0)
+    figure = new_figure(3.0 * len(regimes) + 2.6, 8.0)
     grid = figure.subplots(3, len(regimes), sharex=True, sharey=True, squeeze=False)
     for column, regime in enumerate(regimes):
         runs = experiment.select(model, regime)
         units = [_unit(run) for run in runs]
-        for row, (name, published, told, measured) in enumerate(_ROWS):
+        for row, (published, told, measured) in enumerate(_ROWS):
             axes = grid[row][column]
             if regime in REGIMES and published:
                 unit = float(pretrained(regime, "train_acc").first(MEMORISED) or 1)
-                _published(
-                    axes, pretrained(regime, published), unit, _PUBLISHED, "He et al.: OOD, any stage and position"
-                )
-            for split, key, label in ((ID, f"id_{name}", "held-out ID"), (OOD, name, "OOD")):
-                _band(axes, [measured(run, split) for run in runs], units, _COLOURS[key], "-", f"here: {label}")
+                told_published = "He et al.: OOD,\nanswer / bridge found\nat any stage and position"
+                _published(axes, pretrained(regime, published), unit, _PUBLISHED, told_published)
+            for split, label in ((ID, "here: held-out ID"), (OOD, "here: OOD")):
+                _band(axes, [measured(run, split) for run in runs], units, _COLOURS[split], "-", label)
             axes.set_xscale("log")
             title = f"{NAMES.get(regime, regime)} ({len(runs)} seed{'s' if len(runs) != 1 else ''})"
             _panel(axes, title if row == 0 else "", told if column == 0 else None)
             if row == len(_ROWS) - 1:
                 axes.set_xlabel(f"steps / step of {MEMORISED:.0%} training accuracy")
-    for row in grid:
-        row[0].legend(fontsize="x-small", loc="upper left")
+    _legend(figure, grid[0][0])
     figure.suptitle(f"Answers and bridge over training: {model}; line: median, band: smallest to largest seed")
     return save(figure, path)
 
@@ -105,9 +107,11 @@ def _curves(experiment: Experiment, model: str, path: Path) -> list[Path]:
 def _portraits(experiment: Experiment, model: str, path: Path) -> list[Path]:
     """Answers against bridge, OOD: on the diagonal both grow together."""
     regimes = experiment.regimes(model)
-    figure = new_figure(3.0 * len(regimes) + 0.4, 3.5)
+    figure = new_figure(3.0 * len(regimes) + 1.6, 3.5)
+    panels = []
     for index, regime in enumerate(regimes):
         axes = figure.add_subplot(1, len(regimes), index + 1)
+        panels.append(axes)
         axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1)
         if regime in REGIMES:
             printed = pretrained(regime, "bridge_found").values, pretrained(regime, "target_found").values
@@ -123,8 +127,7 @@ def _portraits(experiment: Experiment, model: str, path: Path) -> list[Path]:
         axes.set_xlabel("bridge where it is read")
         axes.set_xlim(-0.03, 1.03)
         _panel(axes, NAMES.get(regime, regime), "OOD answered" if index == 0 else None)
-        if index == 0:
-            axes.legend(fontsize="x-small", loc="upper left")
+    _legend(figure, panels[0])
     figure.suptitle(
         "OOD queries: answers against bridge, each line a run, its end a dot; off the diagonal they come apart"
     )
@@ -133,13 +136,12 @@ def _portraits(experiment: Experiment, model: str, path: Path) -> list[Path]:
 
 def _transfer(experiment: Experiment, model: str, path: Path) -> list[Path]:
     """Fine-tuning curves by regime above, by starting point below; one column for each category."""
-    figure = new_figure(12.5, 7.2)
+    figure = new_figure(14.0, 7.2)
     grid = figure.subplots(2, 3, squeeze=False)
     for column, (split, name) in enumerate(CATEGORIES.items()):
         _by_regime(grid[0][column], experiment, model, split, name, first=column == 0)
         _by_start(grid[1][column], experiment, model, split, first=column == 0)
-    grid[0][0].legend(fontsize="x-small", ncols=2, loc="upper left")
-    grid[1][0].legend(fontsize="x-small", ncols=2, loc="upper left")
+    _legend(figure, grid[0][0])
     figure.suptitle(f"Transfer to new facts, exact match: {model} (solid) and He et al. 2026 (dashed)")
     return save(figure, path)
 
@@ -176,8 +178,7 @@ def _by_start(axes: Any, experiment: Experiment, model: str, split: str, first: 
             if not values:
                 continue
             x, colour = place + (index - (len(regimes) - 1) / 2) * width, STYLES[index][0]
-            label = NAMES[regime] if place == len(starts) - 1 else None
-            axes.bar(x, sorted(values)[len(values) // 2], width * 0.9, color=colour, alpha=0.55, label=label)
+            axes.bar(x, sorted(values)[len(values) // 2], width * 0.9, color=colour, alpha=0.55)
             axes.plot([x] * len(values), values, ".", color=colour, markersize=4)
     axes.set_xticks(range(len(starts)), [start.replace("_", "\n") for start in starts], fontsize="small")
     _panel(axes, "", "final, by start (dots: seeds)" if first else None)
@@ -185,8 +186,8 @@ def _by_start(axes: Any, experiment: Experiment, model: str, split: str, first: 
 
 def _cost(experiment: Experiment, model: str, path: Path) -> list[Path]:
     """What each unit of compute bought: ID, OOD and transfer over floating-point operations."""
-    figure = new_figure(12.5, 3.9)
-    panels = figure.subplots(1, 3, sharey=True)
+    figure = new_figure(14.0, 3.9)
+    panels = figure.subplots(1, 3, sharex=True, sharey=True)
     for index, regime in enumerate(experiment.regimes(model)):
         colour, runs = STYLES[index][0], experiment.select(model, regime)
         for axes, split in zip(panels, (ID, OOD), strict=False):
@@ -201,6 +202,6 @@ def _cost(experiment: Experiment, model: str, path: Path) -> list[Path]:
             axes.set_xscale("log")
         axes.set_xlabel("floating-point operations so far")
         _panel(axes, title, "exact match" if axes is panels[0] else None)
-    panels[0].legend(fontsize="x-small")
+    _legend(figure, panels[0])
     figure.suptitle(f"What compute bought: {model}; transfer: each dot a starting point, pre-training included")
     return save(figure, path)

@@ -98,6 +98,8 @@ def _claim(claim: Claim, picture: str | None) -> Iterator[str]:
     yield ""
     yield claim.text
     yield ""
+    yield claim.reasons
+    yield ""
     yield from table(["check", "seeds", "here, seed by seed", "published"], (_check(check) for check in claim.checks))
     if picture:
         yield ""
