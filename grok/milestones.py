@@ -11,41 +11,51 @@ from grok.errors import BadInput
 __all__ = ["BRIDGE_READABLE", "MILESTONES", "bridge_step", "series_step"]
 
 MILESTONES = ("last", "before_memorised", "memorised", "bridge", "grokked")
-"""Names of steps: the end, before and when the training queries were answered, when the bridge could be read out of a
-state on held-out queries, when the first held-out split was answered."""
+"""Names of steps: the end, before and when the training queries were answered, when a state carried the bridge of
+held-out queries, when the first held-out split was answered."""
 
 BRIDGE_READABLE = 0.9
 """Mean reciprocal rank of the bridge under the logit lens from which it counts as readable: for nine queries out of ten
 it is then, as a rule, on top of the whole vocabulary."""
 
-_BRIDGE = re.compile(r"lens/mrr/bridge/S\[(\d+),[^\]]+\]")
+BRIDGE_DECIDES = 0.5
+"""Strength above its floor from which a state counts as deciding the answer."""
+
+_LENS = re.compile(r"lens/mrr/bridge/(S\[\d+,[^\]]+\])")
+_STRENGTH = re.compile(r"tracing/changed/(S\[\d+,[^\]]+\])")
 _USUAL = "test_inferred_iid"
 
 
 def bridge_step(rows: Iterable[Mapping[str, Any]], held_out: Sequence[str] = ()) -> int | None:
-    """First step at which the bridge could be read, on held-out queries, out of a state that later steps read.
+    """First step at which a state carries the bridge of held-out queries: it is readable there and decides the answer.
 
-    That is any state but the embedding and the last one: nothing reads the last state at r1, in which a causal model
-    that is trained on atomic facts says the bridge as their answer.
+    Readable alone says little: a model that is trained on atomic facts says the bridge at r1, as the answer to h r1,
+    long before it composes. What decides is what changes answers more when the bridge is another than when it is not.
 
     Args:
         rows: the lines of `metrics.jsonl`.
         held_out: held-out splits, most important first, for regimes that have no `test_inferred_iid`.
 
     Raises:
-        BadInput: if the lens has not looked for a bridge.
+        BadInput: if lens and tracing have not looked for a bridge.
     """
-    lens = [(int(match[1]), row) for row in rows if (match := _BRIDGE.fullmatch(row["name"]))]
-    split = next((one for one in (_USUAL, *held_out) if any(row["split"] == one for _, row in lens)), None)
+    readable, deciding = set(), set()
+    looked: dict[str, set[str]] = {"lens": set(), "tracing": set()}
+    for row in rows:
+        if match := _LENS.fullmatch(row["name"]):
+            looked["lens"].add(row["split"])
+            if row["value"] >= BRIDGE_READABLE:
+                readable.add((row["split"], row["step"], match[1]))
+        elif match := _STRENGTH.fullmatch(row["name"]):
+            looked["tracing"].add(row["split"])
+            if row["value"] - (row["floor"] or 0.0) >= BRIDGE_DECIDES:
+                deciding.add((row["split"], row["step"], match[1]))
+    both = looked["lens"] & looked["tracing"]
+    split = next((one for one in (_USUAL, *held_out) if one in both), None)
     if split is None:
-        raise BadInput("no lens on held-out queries in its record; `grok trace RUN --lens.enabled true` adds it")
-    last = max(state for state, _ in lens)
-    steps = (
-        row["step"]
-        for state, row in lens
-        if 0 < state < last and row["split"] == split and row["value"] >= BRIDGE_READABLE
-    )
-    return min(steps, default=None)
+        fix = "`grok trace RUN --lens.enabled true --tracing.enabled true` adds them"
+        raise BadInput(f"no lens and no tracing on held-out queries in its record; {fix}")
+    return min((step for where, step, _ in readable & deciding if where == split), default=None)
 
 
 def series_step(

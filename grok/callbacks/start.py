@@ -28,6 +28,9 @@ GRAPH_KEYS = (
 """Keys of `data` that say which tokens mean what, and which facts a run has seen: what is learnt on top of it is about
 the same graph, and is measured against the same training table."""
 
+EXPOSURE_KEYS = ("k", "h1ratio", "h1k", "h2ratio", "h2k")
+"""Those of them that only say how much is exposed."""
+
 _FREE_OF_NET = ("dropout", "init_std", "init_depth")  # these change training, not the function of the weights
 
 
@@ -40,8 +43,8 @@ class StartFrom(L.Callback):
     Args:
         run: the other run's directory, which must be finished; null starts from random weights.
         step: a step of its checkpoint series, or a milestone of it: `before_memorised` (the saved step nearest to half
-            the memorised step), `memorised`, `bridge` (readable by the logit lens on held-out queries), `grokked` (the
-            first held-out split): the first saved step at or after it; or `last`.
+            the memorised step), `memorised`, `bridge` (of held-out queries: readable in a state that decides the
+            answer), `grokked` (the first held-out split): the first saved step at or after it; or `last`.
     """
 
     def __init__(self, run: str | None = None, step: int | str = "last") -> None:
@@ -149,16 +152,27 @@ def insist_on_same_task(source: Any, config: Mapping[str, Any], there: str | Pat
     except (KeyError, TypeError, AttributeError):
         raise BadInput(f"start.run: {there} is not there, or not the configuration of a run") from None
     fix = "weights mean the same only for the same graph, vocabulary and architecture"
-    differ = [key for key in mine if key in theirs and mine[key] != theirs[key]]
+    missing = {key for key in mine.keys() ^ theirs.keys() if key.startswith("data.")}
+    if theirs.get("data.regime") != mine.get("data.regime"):
+        missing -= {f"data.{key}" for key in EXPOSURE_KEYS}  # of natural they are left out
+    keys = dict.fromkeys([*mine, *theirs])
+    differ = [key for key in keys if key in missing or (key in mine and key in theirs and mine[key] != theirs[key])]
     if differ:
-        raise BadInput(
-            *(f"start.run: {key} is {theirs[key]!r} in {there}, {mine[key]!r} in {here}; {fix}" for key in differ)
-        )
+        told = (_told(theirs, key, there) + ", " + _told(mine, key, here) for key in differ)
+        raise BadInput(*(f"start.run: {key} is {one}; {fix}" for key, one in zip(differ, told, strict=True)))
+
+
+def _told(meaning: Mapping[str, Any], key: str, where: str | Path) -> str:
+    return f"{meaning[key]!r} in {where}" if key in meaning else f"nothing in {where}"
 
 
 def _meaning(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """What must be the same, by key, with what is left to a default written out."""
     data, net = config["data"].get("init_args") or {}, config["model"]["net"]
+    if "entities" in data:
+        data = {"graph_seed": None, "encoding": None, "lazy": False, "regime": "natural", **data}
+        if data["regime"] == "natural":  # as two-hop composition: nothing is exposed
+            data = {key: value for key, value in data.items() if key not in EXPOSURE_KEYS}
     seed = data.get("graph_seed")
     for key in GRAPH_KEYS:
         if key == "graph_seed" and key in data:

@@ -9,6 +9,8 @@ import yaml
 from safetensors.torch import load_file
 
 from grok.callbacks import Evaluation, load_series
+from grok.callbacks.start import insist_on_same_task
+from grok.errors import BadInput
 from grok.records import RunRecord
 
 
@@ -59,8 +61,9 @@ def test_a_milestone_of_the_run_is_looked_up(fit, source):
     assert "at step 8 (before_memorised)" in fit("--start.step", "before_memorised", to="a")[1]
     assert "at step 30 (memorised)" in fit("--start.step", "memorised", to="b")[1]
     assert RunRecord("b").summary()["start"]["milestone"] == "memorised"
-    row = {"step": 10, "split": "test_inferred_iid", "name": "lens/mrr/bridge/S[1,r1]", "value": 0.95}
-    RunRecord(source).append([row])
+    where = {"step": 10, "split": "test_inferred_iid", "value": 0.95, "floor": 0.1}
+    names = ("lens/mrr/bridge/S[1,r1]", "tracing/changed/S[1,r1]")
+    RunRecord(source).append([{**where, "name": name} for name in names])
     assert "at step 16 (bridge)" in fit("--start.step", "bridge", to="c")[1]
 
 
@@ -111,6 +114,25 @@ def test_what_cannot_be_started_from_is_refused_before_anything_is_written(fit, 
     assert (status, len(errors.splitlines())) == (2, 1)
     assert told in errors
     assert not Path("target").exists()
+
+
+def test_data_without_what_the_other_has_is_another_task(fit, source, tmp_path):
+    config = yaml.safe_load((source / "config.yaml").read_text())
+    there = {"entities": 12, "relations": 4}
+
+    def with_data(data):
+        return {**config, "data": {"init_args": data}}
+
+    def told(theirs, mine):
+        with pytest.raises(BadInput) as error:
+            insist_on_same_task(with_data(theirs), with_data(mine), "a", "b")
+        return str(error.value)
+
+    assert "data.path is 'x' in a, nothing in b" in told({"path": "x"}, there)
+    assert "data.entities is nothing in a, 12 in b" in told({"modulus": 7}, there)
+    assert "data.regime is 'natural' in a, 'both_full' in b" in told(there, {**there, "regime": "both_full", "k": 4})
+    same = {**there, "regime": "natural", "k": 4}
+    insist_on_same_task(with_data(there), with_data(same), "a", "b")  # nothing is exposed in either
 
 
 def test_the_same_graph_by_another_spelling_is_accepted(fit, source):
