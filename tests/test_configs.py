@@ -12,9 +12,27 @@ SWEEPS = [path for path in FILES if "base" in yaml.safe_load(path.read_text())]
 CONFIGS = [path for path in FILES if path not in SWEEPS]
 _FEW = ["--model.net.width", 24, "--data.test_size", 8, "--data.batch", 8]
 SMALLER = dict.fromkeys(
-    ("wang2024_composition", "pretrain_paper", "transfer_paper", "pretrain_medium", "transfer_medium"), _FEW
+    (
+        "wang2024_composition",
+        "pretrain_medium",
+        "transfer_medium",
+        "pretrain_paper",
+        "pretrain_compact",
+        "transfer_paper",
+    ),
+    _FEW,
 )
-LARGE = ("medium", "paper")  # sweeps of a hundred runs on large graphs, each of which is made
+LARGE = (
+    "medium",
+    "paper",
+    "pretrain_paper",
+    "pretrain_compact",
+)  # data of full size, or sweeps of a hundred runs on them
+
+
+def marked(paths):
+    """The large ones are left to the slow suite."""
+    return [pytest.param(path, marks=[pytest.mark.slow] if path.stem in LARGE else []) for path in paths]
 
 
 def test_there_are_configurations():
@@ -22,7 +40,7 @@ def test_there_are_configurations():
     assert "phase_diagram" in {path.stem for path in SWEEPS}
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", marked(CONFIGS), ids=lambda path: path.stem)
 def test_a_configuration_trains_a_step(grok, tmp_path, path):
     status, output, errors = grok(
         "fit", "--config", path, "--trainer.max_steps", 1, "--trainer.accelerator", "cpu", "--trainer.logger", "false",
@@ -32,11 +50,7 @@ def test_a_configuration_trains_a_step(grok, tmp_path, path):
     assert "After 1 steps" in output
 
 
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(path, marks=[pytest.mark.slow] if path.stem in LARGE else []) for path in SWEEPS],
-    ids=lambda path: path.stem,
-)
+@pytest.mark.parametrize("path", marked(SWEEPS), ids=lambda path: path.stem)
 def test_a_sweep_is_planned_and_every_run_of_it_checked(grok, tmp_path, path):
     status, output, errors = grok("sweep", "plan", path, "--dry-run")
     assert (status, errors) == (0, "")
@@ -50,4 +64,5 @@ def test_its_header_says_what_it_shows_from_which_paper_and_how_long_it_takes(pa
     assert all(line.startswith("#") for line in header.splitlines())
     assert "arXiv" in header
     assert "minute" in header or "Time:" in header
-    assert path.stem in (ROOT / "configs/README.md").read_text()
+    table = (ROOT / "configs/README.md").read_text().split("\n## ")[0]
+    assert re.search(rf"`([\w/]*/)?{path.name}`", table)

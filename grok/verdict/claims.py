@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from grok.milestones import BRIDGE_DECIDES, BRIDGE_READABLE
 from grok.verdict.curves import Curve, Spread
 from grok.verdict.experiment import SCRATCH, Experiment, Run, by_seed
 from grok.verdict.published import finetuned, pretrained
@@ -20,7 +21,7 @@ __all__ = ["FINE_TUNED", "ID", "MATURE", "NEW_NEW", "NEW_OLD", "OLD_NEW", "OOD",
 ID, OOD = "test_inferred_iid", "test_inferred_ood"
 NEW_OLD, OLD_NEW, NEW_NEW = "test_inferred_new_old", "test_inferred_old_new", "test_inferred_new_new"
 
-ANSWERED, VISIBLE, HIDDEN = 0.5, 0.9, 0.5
+ANSWERED, VISIBLE, HIDDEN = 0.5, BRIDGE_READABLE, 0.5
 """Accuracy that counts as answered; MRR of the bridge where it is read (chance taken away) that counts as there, and
 below which it is not."""
 
@@ -30,7 +31,7 @@ FAKE = 0.75
 TOGETHER = 1.5
 """OOD queries are answered *together* with ID ones if they need at most so many times their steps."""
 
-DECISIVE = 0.5
+DECISIVE = BRIDGE_DECIDES
 """Strength above its floor from which a state decides the answer."""
 
 TRANSFERS, FAILS, APART = 0.9, 0.2, 0.3
@@ -49,20 +50,23 @@ Outcome = bool | None
 """Of a check in one seed; None where the runs do not hold what it needs."""
 
 
+Role = Literal["core", "caveat", "beside"]
+
+
 @dataclass(frozen=True)
 class Check:
     """One rule.
 
     Args:
         rule: in words.
-        core: whether the claim falls with it; otherwise it is a caveat.
+        role: the claim falls with a `core` check; a `caveat` limits it; what is `beside` is told and does not count.
         outcomes: of each seed.
         told: what was measured.
         published: what the published curves say by the same rule; empty if they cannot say anything.
     """
 
     rule: str
-    core: bool
+    role: Role
     outcomes: tuple[Outcome, ...]
     told: str
     published: str = ""
@@ -74,13 +78,15 @@ class Check:
 
     @property
     def passes(self) -> Outcome:
-        """Whether it passes in enough seeds; None if no seed can tell."""
-        return None if not self.known else sum(self.known) >= MAJORITY * len(self.known)
+        """Whether it passes in enough of the seeds that can tell; None if too few can."""
+        if not self.known or len(self.known) < MAJORITY * len(self.outcomes):
+            return None
+        return sum(self.known) >= MAJORITY * len(self.known)
 
     @property
     def always(self) -> bool:
         """Whether it passes in every seed."""
-        return bool(self.known) and all(self.known)
+        return bool(self.outcomes) and all(self.outcomes)
 
 
 Verdict = Literal["holds", "holds with a caveat", "not at this scale", "not measured"]
@@ -97,21 +103,23 @@ class Claim:
     @property
     def reasons(self) -> str:
         """Which checks the verdict hangs on, in words."""
-        failed = [check.rule for check in self.checks if check.passes is False]
-        some = [check.rule for check in self.checks if check.passes and not check.always]
-        unknown = [check.rule for check in self.checks if check.passes is None]
+        counted = [check for check in self.checks if check.role != "beside"]
+        failed = [check.rule for check in counted if check.passes is False]
+        some = [check.rule for check in counted if check.passes and not check.always]
+        unknown = [check.rule for check in counted if check.passes is None]
         parts = (("Does not pass", failed), ("Passes in some seeds only", some), ("Not measured", unknown))
         return " ".join(f"{told}: {'; '.join(rules)}." for told, rules in parts if rules) or "All checks pass."
 
     @property
     def verdict(self) -> Verdict:
         """By the rule that the page states."""
-        core = [check.passes for check in self.checks if check.core]
+        core = [check.passes for check in self.checks if check.role == "core"]
         if None in core:
             return "not measured" if False not in core else "not at this scale"
         if not all(core):
             return "not at this scale"
-        return "holds" if all(check.always for check in self.checks) else "holds with a caveat"
+        counted = [check for check in self.checks if check.role != "beside"]
+        return "holds" if all(check.always for check in counted) else "holds with a caveat"
 
 
 def claims(experiment: Experiment, model: str) -> list[Claim]:
@@ -139,24 +147,25 @@ def _same_path(experiment: Experiment, model: str) -> Claim:
         (
             Check(
                 f"*both_full*: OOD queries reach {ANSWERED:.0%} within {TOGETHER:g} × the steps of held-out ID queries",
-                True, exposed[0], exposed[1], _published_lag("both_full", together=True),
+                "core", exposed[0], exposed[1], _published_lag("both_full", together=True),
             ),
             Check(
                 f"*natural*: they need more than {TOGETHER:g} × as many, or never get there",
-                True, late, waiting[1], _published_lag("natural", together=False),
+                "core", late, waiting[1], _published_lag("natural", together=False),
             ),
             Check(
-                f"*natural*: when held-out ID queries reach {ANSWERED:.0%}, their bridge is there (≥ {VISIBLE:g})",
-                True, *each(_path_is_there, natural), "not published: only OOD queries were traced",
+                f"*natural*: when held-out ID queries reach {ANSWERED:.0%}, their bridge is there (≥ {VISIBLE:g}) and "
+                "the state decides (strength above its floor at least half the accuracy)",
+                "core", *each(_path_is_there, natural), "not published: only OOD queries were traced",
             ),
             Check(
                 f"*both_full*, end: the state at r1 decides ID and OOD answers alike (strength ≥ {DECISIVE:g} above "
                 "its floor)",
-                True, *each(_decides_both, both), "not published: no state was patched",
+                "core", *each(_decides_both, both), "not published: no state was patched",
             ),
             Check(
                 f"*both_full*: when OOD queries reach {ANSWERED:.0%}, their bridge is half there (≥ {HIDDEN:g})",
-                False, *each(_bridge_first, both), _published_bridge_first(),
+                "caveat", *each(_bridge_first, both), _published_bridge_first(),
             ),
         ),
     )  # fmt: skip
@@ -182,10 +191,11 @@ def _published_lag(regime: str, together: bool) -> str:
 
 
 def _path_is_there(run: Run) -> tuple[Outcome, str]:
-    step, bridge = run.curve("accuracy", ID).first(ANSWERED), run.bridge(ID)
-    if step is None or not bridge:
+    step = run.curve("accuracy", ID).first(ANSWERED)
+    bridge, strength = run.bridge(ID).at(step), run.decides(ID).at(step)
+    if step is None or math.isnan(bridge) or math.isnan(strength):
         return None, "–"
-    return bridge.at(step) >= VISIBLE, f"{bridge.at(step):.2f} at step {step:,}"
+    return bridge >= VISIBLE and strength >= ANSWERED / 2, f"{bridge:.2f}, strength {strength:.2f} at step {step:,}"
 
 
 def _decides_both(run: Run) -> tuple[Outcome, str]:
@@ -196,10 +206,9 @@ def _decides_both(run: Run) -> tuple[Outcome, str]:
 
 
 def _bridge_first(run: Run) -> tuple[Outcome, str]:
-    step, bridge = run.curve("accuracy", OOD).first(ANSWERED), run.bridge(OOD)
-    if step is None or not bridge:
-        return None, "–"
-    return bridge.at(step) >= HIDDEN, f"{bridge.at(step):.2f} at step {step:,}"
+    step = run.curve("accuracy", OOD).first(ANSWERED)
+    bridge = run.bridge(OOD).at(step)
+    return (None, "–") if math.isnan(bridge) else (bridge >= HIDDEN, f"{bridge:.2f} at step {step:,}")
 
 
 def _published_bridge_first() -> str:
@@ -213,37 +222,34 @@ def _published_bridge_first() -> str:
 
 def _dissociation(experiment: Experiment, model: str) -> Claim:
     seeds = experiment.seeds(model)
-    hop1, hop2 = (by_seed(experiment.select(model, regime)) for regime in ("hop1_full", "hop2_full"))
+    hop1, hop2, both = (by_seed(experiment.select(model, name)) for name in ("hop1_full", "hop2_full", "both_full"))
     fake = [_fake(*_answers_and_bridge(hop2.get(seed))) for seed in seeds]
-    early = [_early(*_answers_and_bridge(hop1.get(seed))) for seed in seeds]
-    told = (_told(fake), _told(early))
-    either = tuple(_either(one[0], other[0]) for one, other in zip(fake, early, strict=True))
     causal = [_uncaused(hop2[seed]) if seed in hop2 else (None, "–") for seed in seeds]
+    early = [_early(*_answers_and_bridge(hop1.get(seed))) for seed in seeds]
+    control = [_early(*_answers_and_bridge(both.get(seed))) for seed in seeds]
     printed = [judge(pretrained(regime, "target_found"), pretrained(regime, "bridge_found"))
-               for judge, regime in ((_fake, "hop2_full"), (_early, "hop1_full"))]  # fmt: skip
+               for judge, regime in ((_fake, "hop2_full"), (_early, "hop1_full"), (_early, "both_full"))]  # fmt: skip
     return Claim(
         "2. Answers and circuit come apart",
         "Behavioural grokking and the formation of the circuit are dissociable: with exposure of the second hop only, "
         "OOD queries are answered without a visible bridge, *fake grokking* (section 4).",
         (
             Check(
-                "one of the two dissociations that follow is seen",
-                True, either, "see below", "yes" if _either(printed[0][0], printed[1][0]) else "no",
-            ),
-            Check(
-                f"*hop2_full*: OOD queries reach {FAKE:.0%} while their bridge is not there "
-                f"(< {HIDDEN:g}): answers without a bridge",
-                False, tuple(one for one, _ in fake), told[0], printed[0][1],
-            ),
-            Check(
-                f"*hop1_full*: their bridge is there (≥ {VISIBLE:g}) while less than {ANSWERED:.0%} are answered: a "
-                "bridge without answers (not claimed, but in the published curves)",
-                False, tuple(one for one, _ in early), told[1], printed[1][1],
+                f"*hop2_full*: OOD queries reach {FAKE:.0%} while their bridge is not there (< {HIDDEN:g}): answers "
+                "without a bridge",
+                "core", tuple(one for one, _ in fake), _told(fake), printed[0][1],
             ),
             Check(
                 f"*hop2_full*: when OOD queries reach {FAKE:.0%}, the state at r1 does not decide them either "
                 f"(strength < {DECISIVE:g} above its floor): the circuit is absent, not only unreadable",
-                False, tuple(one for one, _ in causal), _told(causal), "not published: no state was patched",
+                "caveat", tuple(one for one, _ in causal), _told(causal), "not published: no state was patched",
+            ),
+            Check(
+                "beside it, the converse, which the paper does not claim: *hop1_full*: their bridge is there "
+                f"(≥ {VISIBLE:g}) while less than {ANSWERED:.0%} are answered; a model may show it for having learnt "
+                "the atomic facts, so *both_full* is told as a control",
+                "beside", tuple(one for one, _ in early), f"{_told(early)} (*both_full*: {_told(control)})",
+                f"{printed[1][1]} (*both_full*: {printed[2][1]})",
             ),
         ),
     )  # fmt: skip
@@ -259,7 +265,8 @@ def _fake(answers: Curve, bridge: Curve) -> tuple[Outcome, str]:
     step = answers.first(FAKE)
     if step is None:
         return False, f"at most {answers.highest:.2f} answered"
-    return bridge.at(step) < HIDDEN, f"bridge {bridge.at(step):.2f} at step {step:,}"
+    there = bridge.at(step)
+    return None if math.isnan(there) else there < HIDDEN, f"bridge {there:.2f} at step {step:,}"
 
 
 def _early(answers: Curve, bridge: Curve) -> tuple[Outcome, str]:
@@ -268,18 +275,14 @@ def _early(answers: Curve, bridge: Curve) -> tuple[Outcome, str]:
     step = bridge.first(VISIBLE)
     if step is None:
         return False, f"bridge at most {bridge.highest:.2f}"
-    return answers.at(step) < ANSWERED, f"{answers.at(step):.2f} answered at step {step:,}"
+    answered = answers.at(step)
+    return None if math.isnan(answered) else answered < ANSWERED, f"{answered:.2f} answered at step {step:,}"
 
 
 def _uncaused(run: Run) -> tuple[Outcome, str]:
-    step, strength = run.curve("accuracy", OOD).first(FAKE), run.strength(OOD)
-    if step is None or not strength:
-        return None, "–"
-    return strength.at(step) < DECISIVE, f"{strength.at(step):.2f} at step {step:,}"
-
-
-def _either(one: Outcome, other: Outcome) -> Outcome:
-    return True if one or other else None if one is None and other is None else False
+    step = run.curve("accuracy", OOD).first(FAKE)
+    strength = run.strength(OOD).at(step)
+    return (None, "–") if math.isnan(strength) else (strength < DECISIVE, f"{strength:.2f} at step {step:,}")
 
 
 def _told(found: Iterable[tuple[Outcome, str]]) -> str:
@@ -310,32 +313,32 @@ def _transfer(experiment: Experiment, model: str) -> Claim:
         (
             Check(
                 f"new+old from the end of a mature model ({', '.join(MATURE)}): at least {TRANSFERS:.0%}",
-                True, _judged(mature[NEW_OLD], lambda x: x >= TRANSFERS), _numbers(mature[NEW_OLD]),
+                "core", _judged(mature[NEW_OLD], lambda x: x >= TRANSFERS), _numbers(mature[NEW_OLD]),
                 _published_final(MATURE, NEW_OLD),
             ),
             Check(
                 f"old+new from the same: at most {FAILS:.0%}",
-                True, _judged(mature[OLD_NEW], lambda x: x <= FAILS), _numbers(mature[OLD_NEW]),
+                "core", _judged(mature[OLD_NEW], lambda x: x <= FAILS), _numbers(mature[OLD_NEW]),
                 _published_final(MATURE, OLD_NEW),
             ),
             Check(
                 f"new+old is at least {APART:g} better than from scratch",
-                True, _apart(mature[NEW_OLD], scratch), f"from scratch {_numbers(scratch)}",
+                "core", _apart(mature[NEW_OLD], scratch), f"from scratch {_numbers(scratch)}",
                 _published_final(["scratch"], NEW_OLD),
             ),
             Check(
                 f"new+old is at least {APART:g} better than the shortcut *second relation → most frequent tail*",
-                False, _apart(mature[NEW_OLD], shortcut), f"shortcut {_numbers(shortcut)}",
-                "not published; 0.57–0.62 on three graphs of the published size and recipe",
+                "caveat", _apart(mature[NEW_OLD], shortcut), f"shortcut {_numbers(shortcut)}",
+                "not published; 0.57–0.68 on data of the published size and recipe (seeds 0–2, three regimes)",
             ),
             Check(
                 f"new+new: at most {FAILS:.0%}",
-                False, _judged(mature[NEW_NEW], lambda x: x <= FAILS), _numbers(mature[NEW_NEW]),
+                "caveat", _judged(mature[NEW_NEW], lambda x: x <= FAILS), _numbers(mature[NEW_NEW]),
                 _published_final(MATURE, NEW_NEW),
             ),
             Check(
                 f"new+old is at least {APART:g} better than from hop2_full (fake grokking does not transfer)",
-                False, _apart(mature[NEW_OLD], fake), f"hop2_full {_numbers(fake)}",
+                "caveat", _apart(mature[NEW_OLD], fake), f"hop2_full {_numbers(fake)}",
                 _published_final(["hop2_full"], NEW_OLD),
             ),
         ),

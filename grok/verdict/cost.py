@@ -7,13 +7,22 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from grok.verdict.claims import FINE_TUNED, ID, NEW_OLD, OOD, VISIBLE
+from grok.verdict.claims import ANSWERED, FINE_TUNED, ID, NEW_OLD, OOD, VISIBLE
 from grok.verdict.curves import Curve, Spread
 from grok.verdict.experiment import SCRATCH, Experiment, Run
 
 __all__ = ["MILESTONES", "Purchase", "answer", "purchases", "spelled", "spent"]
 
 MEMORISED = "train_inferred"
+
+LEVELS = {
+    "memorised (training 95 %)": (MEMORISED, 0.95),
+    "ID 50 %": (ID, 0.5),
+    "ID 95 %": (ID, 0.95),
+    "OOD 50 %": (OOD, 0.5),
+    "OOD 95 %": (OOD, 0.95),
+}
+"""Milestones that are levels of an accuracy: split and level."""
 
 MILESTONES: dict[str, Callable[[Run], int | None]] = {
     "memorised (training 95 %)": lambda run: run.curve("accuracy", MEMORISED).first(0.95),
@@ -140,12 +149,17 @@ def _against_exposure(natural: list[Run], exposed: list[Run]) -> str:
     waited = Spread(tuple(run.flops(run.curve("accuracy", OOD).first(reached)) for run in natural)).median
     whole = Spread(tuple(run.flops(run.summary["step"]) for run in natural)).median
     spend = whole if math.isnan(waited) else waited
-    if not steps.known:
+    if reached < ANSWERED / 5:
+        return (
+            f"Waiting alone answered at most {reached:.0%} of OOD queries: there is nothing to compare exposure with."
+        )
+    if not steps.known or not flops.known:
         return f"Exposure of both hops did not reach the {reached:.0%} of OOD queries that waiting did."
+    compared = spend / flops.median
+    told = f"{compared:.1f} times less" if compared >= 1 else f"{1 / compared:.1f} times more"
     return (
         f"The best that waiting reached on OOD queries, {reached:.0%}, training compositions of the OOD facts reached "
-        f"at step {steps.median:,.0f}, with {spelled(flops.median)} instead of {spelled(spend)}: "
-        f"{spend / flops.median:.1f} times less."
+        f"at step {steps.median:,.0f}, with {spelled(flops.median)} instead of {spelled(spend)}: {told}."
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -72,10 +71,11 @@ class Curve:
         return None if index is None else self.steps[index]
 
     def at(self, step: int | None) -> float:
-        """The value at the last measurement not after `step`, or else at the first; NaN if there is none."""
+        """The value at the measurement nearest to `step`; NaN if none is within a quarter of it."""
         if step is None or not self.steps:
             return math.nan
-        return self.values[max(0, bisect.bisect_right(self.steps, step) - 1)]
+        nearest = min(range(len(self.steps)), key=lambda index: abs(self.steps[index] - step))
+        return self.values[nearest] if abs(self.steps[nearest] - step) <= step / 4 else math.nan
 
 
 def curves_of(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], Curve]:

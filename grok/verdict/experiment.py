@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 import yaml
 
 from grok.errors import BadInput
+from grok.milestones import BRIDGE_DECIDES
 from grok.records import RunRecord
 from grok.verdict.curves import Curve, curves_of
 from grok.verdict.published import REGIMES
@@ -20,10 +22,11 @@ from grok.verdict.published import REGIMES
 __all__ = ["PRETRAINING", "SCRATCH", "Experiment", "Run", "by_seed"]
 
 PRETRAINING, SCRATCH = "pretraining", "scratch"
-_GRAPH = ("entities", "relations", "out_degree", "ood", "iid")
+_DATA = ("entities", "relations", "out_degree", "ood", "iid", "phi", "k")
 _TRANSFER_CLASS = "NewKnowledge"
 _KNOWN = "test_inferred_iid"
 _PATCHED = re.compile(r"tracing/changed/S\[(\d+),r1\]")
+_READ_OUT = re.compile(r"lens/mrr/bridge/S\[(\d+),r1\]")
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Run:
         model: what tells models apart, in words.
         seed: of everything.
         start: `PRETRAINING`, `SCRATCH`, or the milestone (or step) of the source that it was fine-tuned from.
-        graph: what fixes the knowledge graph.
+        graph: what fixes the knowledge graph, and how densely it is composed and exposed.
     """
 
     directory: Path
@@ -65,46 +68,48 @@ class Run:
         return self.curve("found/bridge", split).corrected()
 
     def bridge(self, split: str) -> Curve:
-        """The bridge where it is read: its mean reciprocal rank in S[`seat`, r1], chance taken away."""
-        return Curve() if self.seat is None else self.curve(f"lens/mrr/bridge/S[{self.seat},r1]", split).corrected()
+        """The bridge where it is read: its mean reciprocal rank in S[`seat`, r1], chance taken away.
+
+        Where no state decides, the largest of any state at r1 that a later step reads. Empty if none was patched.
+        """
+        index = _indexed(_READ_OUT, self.curves, split)
+        if self.seat is not None:
+            return index.get(self.seat, Curve()).corrected()
+        inner = [curve.corrected() for place, curve in index.items() if 0 < place < max(index)]
+        return _highest(inner) if self._strengths(_KNOWN) else Curve()
 
     @cached_property
     def seat(self) -> int | None:
         """i of the last state S[i, r1] that decides answers to held-out ID queries at the end: the one that is read.
 
-        It decides if its strength is at least half of the largest one. Neither the embedding, which is what is asked,
-        nor the last state, which no step reads, counts. None if no state was patched.
+        Its strength is at least `BRIDGE_DECIDES`. Neither the embedding, which is what is asked, nor the last state,
+        which no step reads, counts. None if there is no such state, or none was patched.
         """
         ends = {index: curve.last for index, curve in self._strengths(_KNOWN).items()}
         inner = {index: value for index, value in ends.items() if 0 < index < max(ends)}
-        strongest = max(inner.values(), default=0.0)
-        return max((i for i, value in inner.items() if value >= min(strongest, strongest / 2)), default=None)
+        return max((index for index, value in inner.items() if value >= BRIDGE_DECIDES), default=None)
+
+    def decides(self, split: str) -> Curve:
+        """Causal strength of S[`seat`, r1], above its floor; of the strongest state where none decides."""
+        return self.strength(split) if self.seat is None else self._strengths(split).get(self.seat, Curve())
 
     def strength(self, split: str) -> Curve:
         """Causal strength of the state S[1, r1], S[2, r1], … that decides most at each step, above its floor."""
-        best: dict[int, float] = {}
-        found = [curve for index, curve in self._strengths(split).items() if index]
-        for curve in found:
-            for step, value in zip(curve.steps, curve.values, strict=True):
-                best[step] = max(best.get(step, -1.0), value)
-        steps = tuple(sorted(best))
-        count = max((curve.n for curve in found), default=0)
-        return Curve(steps, tuple(best[step] for step in steps), (0.0,) * len(steps), count)
+        return _highest([curve for index, curve in self._strengths(split).items() if index])
 
     def _strengths(self, split: str) -> dict[int, Curve]:
         """Causal strength of each S[i, r1] above its floor, by i."""
-        names = {name: _PATCHED.fullmatch(name) for name, where in self.curves if where == split}
-        return {int(match[1]): self.curve(name, split).above_floor() for name, match in names.items() if match}
+        return {index: curve.above_floor() for index, curve in _indexed(_PATCHED, self.curves, split).items()}
 
     def flops(self, step: float | None) -> float | None:
         """Floating-point operations up to `step`, those of its source included."""
-        if step is None or not self.summary.get("step"):
+        if step is None or not self.summary.get("step") or self.summary.get("flops") is None:
             return None
         return float(self.summary["flops"] * step / self.summary["step"] + self.source_flops)
 
     def hours(self, step: float | None) -> float | None:
         """Wall hours up to `step`, without those of its source."""
-        if step is None or not self.summary.get("step"):
+        if step is None or not self.summary.get("step") or self.summary.get("wall_seconds") is None:
             return None
         return float(self.summary["wall_seconds"] * step / self.summary["step"] / 3600)
 
@@ -127,7 +132,8 @@ class Experiment:
         """Read every run in `directory`: a sweep, or any directory that holds run directories.
 
         Raises:
-            BadInput: if there is no finished run of an exposure regime, or runs have different graphs.
+            BadInput: if there is no finished run of an exposure regime, or runs have different graphs, or nothing that
+                is judged here tells two of them apart.
         """
         place = Path(directory)
         configs = sorted(place.rglob("config.yaml")) if place.is_dir() else []
@@ -138,6 +144,7 @@ class Experiment:
             told = "no finished run of grok.data.FactExposure in it"
             raise BadInput(f"{directory}: {told}; give the directory of a sweep such as configs/he2026/small.yaml")
         _insist_on_one_graph(runs)
+        _insist_on_one_of_each(runs)
         return cls(place, runs, _planned(place, len(read)) - len(finished))
 
     def select(self, model: str, regime: str | None = None, start: str = PRETRAINING) -> list[Run]:
@@ -147,9 +154,10 @@ class Experiment:
 
     @property
     def models(self) -> list[str]:
-        """Models, the one with most runs first."""
+        """Models that were pre-trained, the one with most runs first."""
         names = [run.model for run in self.runs]
-        return sorted(set(names), key=lambda name: (-names.count(name), name))
+        trained = {run.model for run in self.runs if run.start == PRETRAINING}
+        return sorted(trained, key=lambda name: (-names.count(name), name))
 
     def regimes(self, model: str, start: str = PRETRAINING) -> list[str]:
         """Regimes that a model was trained in, in the order of the paper."""
@@ -167,6 +175,23 @@ class Experiment:
     def seeds(self, model: str) -> list[int]:
         """Seeds of a model's runs."""
         return sorted({run.seed for run in self.runs if run.model == model})
+
+
+def _indexed(pattern: re.Pattern[str], curves: Mapping[tuple[str, str], Curve], split: str) -> dict[int, Curve]:
+    """Curves of a split by the state that their name says."""
+    names = {name: pattern.fullmatch(name) for name, where in curves if where == split}
+    return {int(match[1]): curves[name, split] for name, match in names.items() if match}
+
+
+def _highest(curves: Sequence[Curve]) -> Curve:
+    """The largest value at each step at which any was measured."""
+    best: dict[int, float] = {}
+    for curve in curves:
+        for step, value in zip(curve.steps, curve.values, strict=True):
+            best[step] = max(best.get(step, -math.inf), value)
+    steps = tuple(sorted(best))
+    values = tuple(best[step] for step in steps)
+    return Curve(steps, values, (0.0,) * len(steps), max((curve.n for curve in curves), default=0))
 
 
 def _planned(directory: Path, begun: int) -> int:
@@ -189,7 +214,7 @@ def _run(directory: Path, config: Mapping[str, Any]) -> Run | None:
     start = config.get("start") or {}
     transfer = str(config["data"].get("class_path")).endswith(_TRANSFER_CLASS)
     began = str(start["step"]) if start.get("run") else SCRATCH
-    graph = {key: data.get(key) for key in _GRAPH}
+    graph = {key: data.get(key) for key in _DATA}
     graph["graph_seed"] = config.get("seed_everything") if data.get("graph_seed") is None else data["graph_seed"]
     return Run(
         directory,
@@ -216,7 +241,7 @@ def _insist_on_one_graph(runs: Sequence[Run]) -> None:
     """Regimes, starts and models of one seed answer the same tests about the same graph, and seeds one size of it."""
     first = runs[0]
     for run in runs:
-        for key in _GRAPH:
+        for key in _DATA:
             if run.graph[key] != first.graph[key]:
                 raise BadInput(_different(key, run, first))
     by_seed: dict[int, Run] = {}
@@ -226,9 +251,20 @@ def _insist_on_one_graph(runs: Sequence[Run]) -> None:
             raise BadInput(_different("graph_seed", run, other))
 
 
+def _insist_on_one_of_each(runs: Sequence[Run]) -> None:
+    """Two runs of one setting and seed would count as two seeds, or one of them not at all."""
+    found: dict[tuple[str, str, int, str], Run] = {}
+    for run in runs:
+        other = found.setdefault((run.model, run.regime, run.seed, run.start), run)
+        if other is not run:
+            what = f"{run.model}, {run.regime}, seed {run.seed}, {run.start}"
+            told = f"{other.directory} and {run.directory} are both {what}"
+            raise BadInput(f"two runs of one setting: {told}; give a directory that holds one of them")
+
+
 def _different(key: str, one: Run, other: Run) -> str:
     told = " and ".join(f"{run.directory} has data.{key}={run.graph[key]!r}" for run in (other, one))
-    return f"runs on different graphs cannot be compared: {told}; use the same data for all"
+    return f"runs on different data cannot be compared: {told}; use the same graph, phi and k for all"
 
 
 def by_seed(runs: Iterable[Run]) -> dict[int, Run]:

@@ -9,7 +9,7 @@ from typing import Any
 from grok.report.style import STYLES, new_figure, save
 from grok.verdict.claims import FINE_TUNED, ID, NEW_NEW, NEW_OLD, OLD_NEW, OOD
 from grok.verdict.cost import spent
-from grok.verdict.curves import Curve, band
+from grok.verdict.curves import Curve, Spread, band
 from grok.verdict.experiment import SCRATCH, Experiment, Run
 from grok.verdict.published import REGIMES, finetuned, pretrained
 
@@ -41,20 +41,15 @@ def draw(experiment: Experiment, model: str, directory: Path) -> list[Path]:
     return files + _cost(experiment, model, directory / "cost")
 
 
-def _unit(run: Run) -> float:
-    """Steps that count as 1."""
-    return float(run.curve("accuracy", "train_inferred").first(MEMORISED) or run.summary["step"])
-
-
-def _relative(curves: Sequence[Curve], units: Sequence[float]) -> tuple[list[float], ...]:
-    """Band of curves over steps, in units of the median memorised step."""
+def _relative(curves: Sequence[Curve], known: Sequence[Curve]) -> tuple[list[float], ...]:
+    """Band of curves over steps, in units of the median step at which `known` reach `MEMORISED`; empty if none does."""
     steps, middle, low, high = band([curve for curve in curves if curve])
-    unit = sorted(units)[len(units) // 2] if units else 1.0
-    return [step / unit for step in steps], middle, low, high
+    units = Spread(tuple(curve.first(MEMORISED) for curve in known))
+    return ([step / units.median for step in steps], middle, low, high) if units.known else ([], [], [], [])
 
 
-def _band(axes: Any, curves: Sequence[Curve], units: Sequence[float], colour: str, style: Any, label: str) -> None:
-    x, middle, low, high = _relative(curves, units)
+def _band(axes: Any, curves: Sequence[Curve], known: Sequence[Curve], colour: str, style: Any, label: str) -> None:
+    x, middle, low, high = _relative(curves, known)
     if x:
         axes.plot(x, middle, color=colour, linestyle=style, linewidth=1.8, label=label)
         axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
@@ -85,7 +80,7 @@ def _curves(experiment: Experiment, model: str, path: Path) -> list[Path]:
     grid = figure.subplots(3, len(regimes), sharex=True, sharey=True, squeeze=False)
     for column, regime in enumerate(regimes):
         runs = experiment.select(model, regime)
-        units = [_unit(run) for run in runs]
+        known = [run.curve("accuracy", "train_inferred") for run in runs]
         for row, (published, told, measured) in enumerate(_ROWS):
             axes = grid[row][column]
             if regime in REGIMES and published:
@@ -93,9 +88,10 @@ def _curves(experiment: Experiment, model: str, path: Path) -> list[Path]:
                 told_published = "He et al.: OOD,\nanswer / bridge found\nat any stage and position"
                 _published(axes, pretrained(regime, published), unit, _PUBLISHED, told_published)
             for split, label in ((ID, "here: held-out ID"), (OOD, "here: OOD")):
-                _band(axes, [measured(run, split) for run in runs], units, _COLOURS[split], "-", label)
+                _band(axes, [measured(run, split) for run in runs], known, _COLOURS[split], "-", label)
             axes.set_xscale("log")
             title = f"{NAMES.get(regime, regime)} ({len(runs)} seed{'s' if len(runs) != 1 else ''})"
+            title += "" if any(curve.first(MEMORISED) for curve in known) else ", never memorised: not shown"
             _panel(axes, title if row == 0 else "", told if column == 0 else None)
             if row == len(_ROWS) - 1:
                 axes.set_xlabel(f"steps / step of {MEMORISED:.0%} training accuracy")
@@ -154,7 +150,7 @@ def _by_regime(axes: Any, experiment: Experiment, model: str, split: str, name: 
         runs = experiment.select(model, regime, start)
         curves = [run.curve("accuracy", split) for run in runs]
         n = max([n, *(curve.n for curve in curves)])
-        known = [run.curve("accuracy", "atomic_new").first(MEMORISED) or run.summary["step"] for run in runs]
+        known = [run.curve("accuracy", "atomic_new") for run in runs]
         _band(axes, curves, known, colour, "-", NAMES.get(key, key))
         if key in NAMES:
             curve = finetuned(key, split, "new_atomic_em")

@@ -5,29 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from grok.milestones import BRIDGE_DECIDES
 from grok.verdict.claims import FINE_TUNED, ID, MAJORITY, NEW_NEW, NEW_OLD, OLD_NEW, OOD, Check, Claim, claims
-from grok.verdict.cost import MILESTONES, answer, purchases, spelled
+from grok.verdict.cost import LEVELS, MILESTONES, answer, purchases, spelled
 from grok.verdict.curves import Spread
-from grok.verdict.experiment import Experiment, Run
-from grok.verdict.published import pretrained
+from grok.verdict.experiment import SCRATCH, Experiment, Run
+from grok.verdict.published import REGIMES, finetuned, pretrained
 
 __all__ = ["page"]
 
 RULES = f"""\
 Verdicts follow rules. A check is judged in each seed; it passes if it does in {MAJORITY:.0%} of the seeds that can
-tell. A claim *holds* if all its checks pass in all seeds; it *holds with a caveat* if its core checks (bold) pass;
-otherwise it is *not at this scale*; it is *not measured* if a core check has no data.
+tell, and is not measured if fewer can. A claim *holds* if all its checks pass in all seeds; it *holds with a caveat* if
+its core checks (bold) pass; otherwise it is *not at this scale*; it is *not measured* if a core check is not. A check
+beside the claim does not count.
 
 Answers are exact matches; the end of a fine-tuning, whose learning rate is constant, is the median of its last five
-evaluations. *Strength* is the share of answers that change when the state at r1 is replaced by that of
-another relation, less the share when it is replaced by that of another fact with the same bridge, at the state after
-one step or more where this is largest. *Bridge Found*, as published, is the share of queries whose bridge is the most
-likely token at any state and position. A causal model that is trained on atomic facts says the bridge in its last state
-at r1, as the answer to h r1, whether or not anything reads it there. So the checks take *the bridge where it is read*:
-its mean reciprocal rank under the logit lens in the last state S[i, r1] that decides the answers to held-out ID queries
-at the end of the run (at least half as strong as the strongest; neither the embedding nor the last state of all). From
-either, what shuffled bridges give is taken away: (value − floor) / (1 − floor). *Found* in the last columns below is
-found in any state that a later step reads, of queries that show neither bridge nor answer."""
+evaluations. *Strength* is the share of answers that change when the state at r1 is replaced by that of another
+relation, less the share when it is replaced by that of another fact with the same bridge, at the state after one step
+or more where this is largest. *Bridge Found*, as published, is the share of queries whose bridge is the most likely
+token at any state and position. A causal model that is trained on atomic facts says the bridge in its last state at r1,
+as the answer to h r1, whether or not anything reads it there. So the checks take *the bridge where it is read*: its
+mean reciprocal rank under the logit lens in the last state S[i, r1] that decides the answers to held-out ID queries at
+the end of the run (strength at least {BRIDGE_DECIDES:g}; neither the embedding nor the last state of all; where none
+decides, in the one where it is largest). From either, what shuffled bridges give is taken away:
+(value − floor) / (1 − floor). *Found* in the columns so named below is found
+in any state that a later step reads, of queries that show neither bridge nor answer. What is measured at a step is the
+measurement nearest to it, within a quarter of the step."""
 """How the verdicts come about, as the page says it."""
 
 _CATEGORIES = {NEW_OLD: "new+old", OLD_NEW: "old+new", NEW_NEW: "new+new"}
@@ -107,8 +111,10 @@ def _claim(claim: Claim, picture: str | None) -> Iterator[str]:
 
 
 def _check(check: Check) -> list[str]:
-    rule = f"**{check.rule}**" if check.core else check.rule
+    rule = f"**{check.rule}**" if check.role == "core" else check.rule
+    unknown = len(check.outcomes) - len(check.known)
     passed = f"{sum(check.known)} of {len(check.known)}" if check.known else "not measured"
+    passed += f" ({unknown} cannot tell)" if check.known and unknown else ""
     return [rule, passed, check.told, check.published or "–"]
 
 
@@ -137,7 +143,8 @@ def _worth(experiment: Experiment, model: str, picture: str | None) -> Iterator[
 def _numbers(experiment: Experiment) -> Iterator[str]:
     yield "## Numbers"
     yield ""
-    yield "Step of each milestone, FLOPs and hours up to it: median (smallest–largest) over the seeds that got there."
+    yield "Step of each milestone, and for levels of answers the step from which the median of five evaluations is"
+    yield "there; FLOPs and hours up to the first: median (smallest–largest) over the seeds that got there."
     for model in experiment.models:
         yield ""
         yield f"### {model}"
@@ -154,36 +161,68 @@ def _numbers(experiment: Experiment) -> Iterator[str]:
         )  # fmt: skip
         if experiment.starts(model):
             yield ""
-            yield "Fine-tuning, exact match at the end (the median of the last five evaluations, as for claim 3); *n*"
-            yield "queries with the first seed; shortcut: second relation → most frequent tail in training."
+            yield "Fine-tuning: exact match at the end (the median of the last five evaluations, as for claim 3), for"
+            yield "new+old the highest too; *n* queries with the first seed; shortcut: second relation → most frequent"
+            yield "tail in training; Bridge Found as published, at the end; old facts: all ID ones, most not kept."
             yield ""
-            yield from table(
-                [
-                    "start",
-                    "regime",
-                    "seeds",
-                    "new facts",
-                    *_CATEGORIES.values(),
-                    "shortcut new+old",
-                    "chance",
-                    "n",
-                    "spent",
-                ],
-                _transfer_rows(experiment, model),
-            )
+            columns = ["start", "regime", "seeds", "new facts", *_CATEGORIES.values(), "n", "new+old at best"]
+            more = ["shortcut new+old", "chance", "Bridge Found: " + " / ".join(_CATEGORIES.values()), "old facts"]
+            yield from table([*columns, *more, "spent"], _transfer_rows(experiment, model))
+
+
+def _transfer_rows(experiment: Experiment, model: str) -> Iterator[list[str]]:
+    for start in experiment.starts(model):
+        for regime in experiment.regimes(model, start):
+            runs = experiment.select(model, regime, start)
+            accuracy = {split: [run.curve("accuracy", split) for run in runs] for split in ("atomic_new", *_CATEGORIES)}
+            best = Spread(tuple(curve.highest for curve in accuracy[NEW_OLD]))
+            chance = accuracy[NEW_OLD][0].floors
+            yield [
+                f"**{start}**" if start == FINE_TUNED else start,
+                regime,
+                str(len(runs)),
+                *(Spread(tuple(curve.final for curve in curves)).told(_percent) for curves in accuracy.values()),
+                " / ".join(f"{accuracy[split][0].n:,}" for split in _CATEGORIES),
+                best.told(_percent),
+                _last(runs, "baseline/shortcut", NEW_OLD),
+                _percent(chance[-1]) if chance else "–",
+                " / ".join(_last(runs, "found/bridge", split) for split in _CATEGORIES),
+                Spread(tuple(run.curve("accuracy", "id_atomic").final for run in runs)).told(_percent),
+                spelled(Spread(tuple(run.flops(run.summary.get("step")) for run in runs)).median),
+            ]
+            yield from _published_row(regime, start)
+
+
+def _published_row(regime: str, start: str) -> Iterator[list[str]]:
+    """The run of He et al. beside ours: from the end of a pre-training, or from scratch on the data of *natural*."""
+    name = {FINE_TUNED: regime, SCRATCH: SCRATCH if regime == "natural" else ""}.get(start, "")
+    if name in (*REGIMES, SCRATCH):
+        curves = [finetuned(name, split) for split in _CATEGORIES]
+        known = finetuned(name, NEW_OLD, "new_atomic_em")
+        ends = [_percent(curve.final) for curve in (known, *curves)]
+        sizes, best = " / ".join(f"{curve.n:,}" for curve in curves), _percent(curves[0].highest)
+        bridges = " / ".join(_percent(finetuned(name, split, "bridge_found").last) for split in _CATEGORIES)
+        yield ["", f"{regime}, He et al.", "1", *ends, sizes, best, "–", "–", bridges, "–", "–"]
 
 
 def _milestone_rows(experiment: Experiment, model: str) -> Iterator[list[str]]:
     for regime in experiment.regimes(model):
         runs = experiment.select(model, regime)
         cells = []
-        for step_of in MILESTONES.values():
+        for name, step_of in MILESTONES.items():
             steps = [step_of(run) for run in runs]
-            told = Spread(tuple(steps)).told(lambda step: f"{step:,.0f}")
+            told = Spread(tuple(steps)).told(_steps)
+            if level := LEVELS.get(name):
+                sustained = [run.curve("accuracy", level[0]).sustained(level[1]) for run in runs]
+                told += f", sustained {Spread(tuple(sustained)).told(_steps)}"
             flops = Spread(tuple(run.flops(step) for run, step in zip(runs, steps, strict=True)))
             hours = Spread(tuple(run.hours(step) for run, step in zip(runs, steps, strict=True)))
             cells.append(f"{told}; {spelled(flops.median)}, {hours.median:.3f} h" if flops.known else told)
         yield [regime, str(len(runs)), *cells]
+
+
+def _steps(step: float) -> str:
+    return f"{step:,.0f}"
 
 
 def _percent(value: float) -> str:
@@ -220,24 +259,3 @@ def _end_row(experiment: Experiment, model: str, regime: str) -> list[str]:
 
 def _two_digits(value: float) -> str:
     return f"{value:.2f}"
-
-
-def _transfer_rows(experiment: Experiment, model: str) -> Iterator[list[str]]:
-    for start in experiment.starts(model):
-        for regime in experiment.regimes(model, start):
-            runs = experiment.select(model, regime, start)
-            sizes = " / ".join(f"{runs[0].curve('accuracy', split).n:,}" for split in _CATEGORIES)
-            chance = runs[0].curve("accuracy", NEW_OLD).floors
-            yield [
-                f"**{start}**" if start == FINE_TUNED else start,
-                regime,
-                str(len(runs)),
-                *(
-                    Spread(tuple(run.curve("accuracy", split).final for run in runs)).told(_percent)
-                    for split in ("atomic_new", *_CATEGORIES)
-                ),
-                _last(runs, "baseline/shortcut", NEW_OLD),
-                _percent(chance[-1]) if chance else "–",
-                sizes,
-                spelled(Spread(tuple(run.flops(run.summary["step"]) for run in runs)).median),
-            ]

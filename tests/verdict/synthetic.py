@@ -47,18 +47,20 @@ def write_run(directory, regime="natural", seed=0, start=None, lines=(), layers=
     (directory / "summary.json").write_text(json.dumps(summary))
 
 
-def pretraining(known=200, ood=300, bridge=200, ood_bridge=300, ood_to=1.0, strength=0.9):
+def pretraining(known=200, ood=300, bridge=200, ood_bridge=300, ood_to=1.0, strength=0.9, ood_strength=None):
     """Lines of a run that answers held-out ID and OOD queries, and has their bridges, from these steps on."""
     lines = [
         *rows("accuracy", "train_inferred", rising(100)),
         *rows("accuracy", ID, rising(known)),
         *rows("accuracy", OOD, rising(ood, ood_to)),
     ]
-    for split, at in ((ID, bridge), (OOD, ood_bridge)):
+    decided = {ID: strength, OOD: strength if ood_strength is None else ood_strength}
+    for split, at, answered in ((ID, bridge, bridge), (OOD, ood_bridge, ood)):
         found = [max(0.2, value) for value in rising(at)]  # chance finds the bridge in a fifth
         lines += rows("found/bridge", split, found, floor=0.2)
-        for state, decided in (("S[0,r1]", 1.0), ("S[1,r1]", 0.05), ("S[2,r1]", strength + 0.05), ("S[4,r1]", 0.0)):
-            lines += rows(f"tracing/changed/{state}", split, rising(at, decided), floor=0.05 if decided < 1 else 0.0)
+        lines += rows("tracing/changed/S[0,r1]", split, [1.0] * len(STEPS))
+        for state, above in (("S[1,r1]", 0.0), ("S[2,r1]", decided[split]), ("S[4,r1]", -0.05)):
+            lines += rows(f"tracing/changed/{state}", split, rising(answered, above + 0.05), floor=0.05)
         lines += rows("lens/mrr/bridge/S[2,r1]", split, found, floor=0.2)
         lines += rows("lens/mrr/bridge/S[1,r1]", split, [0.2] * len(STEPS), floor=0.2)
         lines += rows("lens/mrr/bridge/S[4,r1]", split, [1.0] * len(STEPS))  # it says the answer of the atomic fact

@@ -1,5 +1,6 @@
 """Verdicts of experiments that were made up so that the right verdict is known."""
 
+import math
 import shutil
 
 import pytest
@@ -33,8 +34,10 @@ def test_everything_as_the_paper_says_holds(tmp_path):
         ("both_full", pretraining(ood_bridge=500), ["holds with a caveat", "holds", "holds"]),
         # the state at r1 decides nothing
         ("both_full", pretraining(strength=0.1), ["not at this scale", "holds", "holds"]),
-        # bridge and answers arrive together with the second hop only: just the other dissociation is left
-        ("hop2_full", pretraining(), ["holds", "holds with a caveat", "holds"]),
+        # bridge and answers arrive together with the second hop only: no fake grokking
+        ("hop2_full", pretraining(), ["holds", "not at this scale", "holds"]),
+        # the bridge is not readable, but the state decides OOD answers all the same
+        ("hop2_full", pretraining(ood_bridge=900, ood_strength=0.9), ["holds", "holds with a caveat", "holds"]),
     ],
 )
 def test_a_regime_that_behaves_otherwise_changes_the_verdict_of_its_claim(tmp_path, regime, lines, expected):
@@ -72,6 +75,34 @@ def test_one_seed_of_two_is_no_majority_and_two_of_three_is_one(tmp_path):
         assert verdicts(tmp_path)[0] == verdict
 
 
+def test_seeds_that_cannot_tell_are_no_seeds_that_pass(tmp_path):
+    as_published(tmp_path, seeds=(0, 1, 2))
+    for count, verdict in ((1, "holds with a caveat"), (2, "not measured")):
+        shutil.rmtree(tmp_path / f"pretrain/both_full/{count - 1}")
+        found = claims(Experiment.load(tmp_path), SHARED)[0]
+        assert (found.verdict, len(found.checks[0].known)) == (verdict, 3 - count)
+
+
+def test_a_measurement_far_away_is_none(tmp_path):
+    as_published(tmp_path)
+    for seed in (0, 1):
+        place = tmp_path / f"pretrain/hop2_full/{seed}"
+        shutil.rmtree(place)
+        lines = pretraining(ood=300, ood_bridge=900, strength=0.1)
+        sparse = [row for row in lines if row["name"].startswith("accuracy") or row["step"] in (0, 800)]
+        write_run(place, "hop2_full", seed, lines=sparse)
+    assert verdicts(tmp_path)[1] == "not measured"
+
+
+def test_no_path_is_there_while_no_state_decides(tmp_path):
+    as_published(tmp_path)
+    for seed in (0, 1):
+        shutil.rmtree(tmp_path / f"pretrain/natural/{seed}")
+        write_run(tmp_path / f"pretrain/natural/{seed}", "natural", seed, lines=pretraining(ood=800, strength=0.1))
+    claim = claims(Experiment.load(tmp_path), SHARED)[0]
+    assert (claim.verdict, claim.checks[2].passes) == ("not at this scale", False)
+
+
 def test_what_was_not_run_is_not_measured(tmp_path):
     for seed in (0, 1):
         write_run(tmp_path / f"natural/{seed}", "natural", seed, lines=pretraining(ood=800, ood_bridge=800))
@@ -84,11 +115,12 @@ def test_chance_is_taken_away():
     assert curve.above_floor().values == pytest.approx((-0.1, 0.0, 0.4))
 
 
-def test_curves_cross_and_are_looked_up_at_the_last_measurement_before():
+def test_curves_cross_and_are_looked_up_at_the_nearest_measurement_if_that_is_near():
     curve = Curve((0, 10, 20, 30), (0.0, 0.9, 0.1, 0.9), (0.0,) * 4)
     assert (curve.last, curve.final, Curve((0, 1, 2, 3, 4, 5), (0, 1, 1, 1, 0, 0)).final) == (0.9, 0.5, 1)
     assert (curve.first(0.5), curve.sustained(0.5, 3), curve.first(0.95)) == (10, 10, None)
-    assert [curve.at(step) for step in (0, 9, 10, 25, 99)] == [0.0, 0.0, 0.9, 0.1, 0.9]
+    assert [curve.at(step) for step in (0, 9, 10, 25, 36)] == [0.0, 0.9, 0.9, 0.1, 0.9]
+    assert all(math.isnan(curve.at(step)) for step in (4, 7, 45, 99, None))
     assert band([curve, Curve((10, 30), (0.1, 0.3), (0.0, 0.0))]) == ([10, 30], [0.5, 0.6], [0.1, 0.3], [0.9, 0.9])
 
 
