@@ -48,6 +48,9 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--few", type=int, default=10, help="queries timed one by one")
     parser.add_argument("--traced", type=int, default=2, help="queries whose states are patched")
+    parser.add_argument(
+        "--batch", type=int, default=160, help="rows, query x position, of a pass: more leave the cache"
+    )
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     regime = FactExposure(phi=1.0, regime="natural", encoding=FillIn())
@@ -61,8 +64,8 @@ def main() -> None:
     paper, compact = made(16), made(0)
     alone_paper, _ = timed(lambda: one_by_one(paper, few))
     alone, tops = timed(lambda: one_by_one(compact, few))
-    batch_paper, _ = timed(lambda: found(paper, split))
-    batch, seen = timed(lambda: found(compact, split))
+    batch_paper, _ = timed(lambda: found(paper, split, batch=arguments.batch))
+    batch, seen = timed(lambda: found(compact, split, batch=arguments.batch))
     chosen = split.take(slice(0, arguments.traced))
     counterfactuals = composition_counterfactuals(chosen, regime.generated.facts)
     traced, _ = timed(lambda: causal_tracing(compact, chosen, counterfactuals))

@@ -145,7 +145,7 @@ def test_the_strength_is_that_of_the_best_state_after_the_embedding_above_its_fl
 def test_the_bridge_is_measured_in_the_state_that_decides_and_is_read(tmp_path):
     write_run(tmp_path / "a", lines=pretraining(bridge=200, ood_bridge=300))
     run = Experiment.load(tmp_path).runs[0]
-    assert run.seat == 2
+    assert run.seat == (2, "r1")
     assert (run.bridge(ID).first(0.5), run.bridge(OOD).first(0.5)) == (200, 300)
     assert run.bridge(OOD).values[0] == 0.0  # the floor
     write_run(tmp_path / "b", lines=rows("lens/mrr/bridge/S[2,r1]", ID, rising(0)))
