@@ -159,8 +159,8 @@ def _same_path(experiment: Experiment, model: str) -> Claim:
                 "core", *each(_path_is_there, natural), "not published: only OOD queries were traced",
             ),
             Check(
-                f"*both_full*, end: one state at h or r1 decides ID and OOD answers alike (strength ≥ {DECISIVE:g} "
-                "above its floor)",
+                f"*both_full*, end: the state at r1 decides ID and OOD answers alike (strength ≥ {DECISIVE:g} above "
+                "its floor)",
                 "core", *each(_decides_both, both), "not published: no state was patched",
             ),
             Check(
@@ -240,7 +240,7 @@ def _dissociation(experiment: Experiment, model: str) -> Claim:
                 "core", tuple(one for one, _ in fake), _told(fake), printed[0][1],
             ),
             Check(
-                f"*hop2_full*: when OOD queries reach {FAKE:.0%}, no state at h or r1 decides them either "
+                f"*hop2_full*: when OOD queries reach {FAKE:.0%}, the state at r1 does not decide them either "
                 f"(strength < {DECISIVE:g} above its floor): the circuit is absent, not only unreadable",
                 "caveat", tuple(one for one, _ in causal), _told(causal), "not published: no state was patched",
             ),

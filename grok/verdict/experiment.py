@@ -25,11 +25,8 @@ PRETRAINING, SCRATCH = "pretraining", "scratch"
 _DATA = ("entities", "relations", "out_degree", "ood", "iid", "phi", "k")
 _TRANSFER_CLASS = "NewKnowledge"
 _KNOWN = "test_inferred_iid"
-_PATCHED = re.compile(r"tracing/changed/S\[(\d+),(h|r1)\]")
-_READ_OUT = re.compile(r"lens/mrr/bridge/S\[(\d+),(h|r1)\]")
-
-State = tuple[int, str]
-"""i and position of S[i, p]; h and r1 are those whose counterfactuals have another bridge."""
+_PATCHED = re.compile(r"tracing/changed/S\[(\d+),r1\]")
+_READ_OUT = re.compile(r"lens/mrr/bridge/S\[(\d+),r1\]")
 
 
 @dataclass(frozen=True)
@@ -43,6 +40,7 @@ class Run:
         seed: of everything.
         start: `PRETRAINING`, `SCRATCH`, or the milestone (or step) of the source that it was fine-tuned from.
         graph: what fixes the knowledge graph, and how densely it is composed and exposed.
+        causal: whether a position sees only those before it.
     """
 
     directory: Path
@@ -51,6 +49,7 @@ class Run:
     seed: int
     start: str
     graph: Mapping[str, Any] = field(hash=False)
+    causal: bool = True
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -71,39 +70,43 @@ class Run:
         return self.curve("found/bridge", split).corrected()
 
     def bridge(self, split: str) -> Curve:
-        """The bridge where it is read: its mean reciprocal rank in the state `seat`, chance taken away.
+        """The bridge where it is read: its mean reciprocal rank in S[`seat`, r1], chance taken away.
 
-        Where no state decides, the largest of any state at h or r1 that a later step reads. Empty if none was patched.
+        Where no state decides, the largest of any state at r1 that a later step reads. Empty if none was patched.
         """
-        read_out = _by_state(_READ_OUT, self.curves, split)
+        index = _indexed(_READ_OUT, self.curves, split)
         if self.seat is not None:
-            return read_out.get(self.seat, Curve()).corrected()
-        return (
-            _highest([curve.corrected() for curve in _inner(read_out).values()]) if self._strengths(_KNOWN) else Curve()
-        )
+            return index.get(self.seat, Curve()).corrected()
+        inner = [curve.corrected() for place, curve in index.items() if 0 < place < max(index)]
+        return _highest(inner) if self._strengths(_KNOWN) else Curve()
 
     @cached_property
-    def seat(self) -> State | None:
-        """The last state S[i, h] or S[i, r1] that decides answers to held-out ID queries at the end: the one read.
+    def seat(self) -> int | None:
+        """i of the last state S[i, r1] that decides answers to held-out ID queries at the end: the one that is read.
 
-        Its strength is at least `BRIDGE_DECIDES`; of two with one i, the stronger. Neither the embedding, which is what
-        is asked, nor the last state, which no step reads, counts. None if there is no such state, or none was patched.
+        Its strength is at least `BRIDGE_DECIDES`. Neither the embedding, which is what is asked, nor the last state,
+        which no step reads, counts. None if there is no such state, or none was patched.
         """
-        ends = {state: curve.last for state, curve in _inner(self._strengths(_KNOWN)).items()}
-        deciding = [state for state, value in ends.items() if value >= BRIDGE_DECIDES]
-        return max(deciding, key=lambda state: (state[0], ends[state]), default=None)
+        ends = {index: curve.last for index, curve in self._strengths(_KNOWN).items()}
+        inner = {index: value for index, value in ends.items() if 0 < index < max(ends)}
+        return max((index for index, value in inner.items() if value >= BRIDGE_DECIDES), default=None)
 
     def decides(self, split: str) -> Curve:
-        """Causal strength of the state `seat`, above its floor; of the strongest state where none decides."""
+        """Causal strength of S[`seat`, r1], above its floor; of the strongest state where none decides."""
         return self.strength(split) if self.seat is None else self._strengths(split).get(self.seat, Curve())
 
     def strength(self, split: str) -> Curve:
-        """Causal strength, above its floor, of the state at h or r1 after step 1 or later that decides most then."""
-        return _highest([curve for (index, _), curve in self._strengths(split).items() if index])
+        """Causal strength of the state S[1, r1], S[2, r1], … that decides most at each step, above its floor."""
+        return _highest([curve for index, curve in self._strengths(split).items() if index])
 
-    def _strengths(self, split: str) -> dict[State, Curve]:
-        """Causal strength of each S[i, h] and S[i, r1] above its floor."""
-        return {state: curve.above_floor() for state, curve in _by_state(_PATCHED, self.curves, split).items()}
+    def _strengths(self, split: str) -> dict[int, Curve]:
+        """Causal strength of each S[i, r1] above its floor, by i; none in a model that is not causal.
+
+        There S[i, r1] may know r2, and so the answer: what changes it need not be the bridge.
+        """
+        if not self.causal:
+            return {}
+        return {index: curve.above_floor() for index, curve in _indexed(_PATCHED, self.curves, split).items()}
 
     def flops(self, step: float | None) -> float | None:
         """Floating-point operations up to `step`, those of its source included."""
@@ -181,16 +184,10 @@ class Experiment:
         return sorted({run.seed for run in self.runs if run.model == model})
 
 
-def _by_state(pattern: re.Pattern[str], curves: Mapping[tuple[str, str], Curve], split: str) -> dict[State, Curve]:
+def _indexed(pattern: re.Pattern[str], curves: Mapping[tuple[str, str], Curve], split: str) -> dict[int, Curve]:
     """Curves of a split by the state that their name says."""
     names = {name: pattern.fullmatch(name) for name, where in curves if where == split}
-    return {(int(match[1]), match[2]): curves[name, split] for name, match in names.items() if match}
-
-
-def _inner(curves: Mapping[State, Curve]) -> dict[State, Curve]:
-    """Those of states between the embedding and the last one."""
-    last = max((index for index, _ in curves), default=0)
-    return {state: curve for state, curve in curves.items() if 0 < state[0] < last}
+    return {int(match[1]): curves[name, split] for name, match in names.items() if match}
 
 
 def _highest(curves: Sequence[Curve]) -> Curve:
@@ -233,7 +230,13 @@ def _run(directory: Path, config: Mapping[str, Any]) -> Run | None:
         int(config["seed_everything"]),
         began if transfer else PRETRAINING,
         graph,
+        _is_causal(config["model"]["net"]),
     )
+
+
+def _is_causal(net: Mapping[str, Any]) -> bool:
+    options = net.get("init_args") or {}
+    return "high_cycles" not in options and options.get("causal") is not False
 
 
 def _model(net: Mapping[str, Any]) -> str:

@@ -21,16 +21,17 @@ its core checks (bold) pass; otherwise it is *not at this scale*; it is *not mea
 beside the claim does not count.
 
 Answers are exact matches; the end of a fine-tuning, whose learning rate is constant, is the median of its last five
-evaluations. *Strength* is the share of answers that change when the state at h or r1 is replaced by that of another
-head or relation with another bridge, less the share when it is replaced by that of another fact with the same bridge,
-at the state after one step or more where this is largest. *Bridge Found*, as published, is the share of queries whose
-bridge is the most likely token at any state and position. A causal model that is trained on atomic facts says the
-bridge in its last state at r1, as the answer to h r1, whether or not anything reads it there. So the checks take *the
-bridge where it is read*: its mean reciprocal rank under the logit lens in the last state S[i, h] or S[i, r1] that
-decides the answers to held-out ID queries at the end of the run (strength at least {BRIDGE_DECIDES:g}; neither the
-embedding nor the last state of all; where none decides, in the one where it is largest). From either, what shuffled
-bridges give is taken away: (value − floor) / (1 − floor). *Found* in the columns so named below is found in any state
-that a later step reads, of queries that show neither bridge nor answer. What is measured at a step is the
+evaluations. *Strength* is the share of answers that change when the state at r1 is replaced by that of another
+relation, less the share when it is replaced by that of another fact with the same bridge, at the state after one step
+or more where this is largest. *Bridge Found*, as published, is the share of queries whose bridge is the most likely
+token at any state and position. A causal model that is trained on atomic facts says the bridge in its last state at r1,
+as the answer to h r1, whether or not anything reads it there. So the checks take *the bridge where it is read*: its
+mean reciprocal rank under the logit lens in the last state S[i, r1] that decides the answers to held-out ID queries at
+the end of the run (strength at least {BRIDGE_DECIDES:g}; neither the embedding nor the last state of all; where none
+decides, in the one where it is largest). In a model that is not causal, S[i, r1] may know r2 and the answer, so that
+neither is measured. From what is read or found, what shuffled bridges give is taken away:
+(value − floor) / (1 − floor). *Found* in the columns so named below is found in any state that a later step reads, of
+queries that show neither bridge nor answer. What is measured at a step is the
 measurement nearest to it, within a quarter of the step."""
 """How the verdicts come about, as the page says it."""
 
@@ -243,7 +244,7 @@ def _end_row(experiment: Experiment, model: str, regime: str) -> list[str]:
         for measured in (Run.strength, Run.bridge)
     )
     published = [pretrained(regime, column) for column in ("bridge_found", "target_found")]
-    seats = ["–" if run.seat is None else f"S[{run.seat[0]}, {run.seat[1]}]" for run in runs]
+    seats = ["–" if run.seat is None else f"S[{run.seat}, r1]" for run in runs]
     return [
         regime,
         _last(runs, "accuracy", ID),

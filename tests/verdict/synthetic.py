@@ -23,7 +23,9 @@ def rows(name, split, values, floor=0.0, n=100):
     ]
 
 
-def write_run(directory, regime="natural", seed=0, start=None, lines=(), layers=2, loops=2, graph=None, transfer=False):
+def write_run(
+    directory, regime="natural", seed=0, start=None, lines=(), layers=2, loops=2, graph=None, transfer=False, net=None
+):
     """A finished run of 800 steps, 8 GFLOP and 800 seconds."""
     directory.mkdir(parents=True)
     data = {"entities": 50, "relations": 14, "out_degree": 10, "ood": 0.1, "iid": 0.1, "graph_seed": None}
@@ -34,7 +36,7 @@ def write_run(directory, regime="natural", seed=0, start=None, lines=(), layers=
             "init_args": {**data, **(graph or {}), "regime": regime},
         },
         "model": {
-            "net": {"class_path": "grok.models.LoopedTransformer", "init_args": {"layers": layers, "loops": loops}}
+            "net": {"class_path": "grok.models.Some", "init_args": net or {"layers": layers, "loops": loops}},
         },
         "start": {"run": None if start is None else "elsewhere", "step": start or "last"},
     }

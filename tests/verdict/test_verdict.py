@@ -145,12 +145,29 @@ def test_the_strength_is_that_of_the_best_state_after_the_embedding_above_its_fl
 def test_the_bridge_is_measured_in_the_state_that_decides_and_is_read(tmp_path):
     write_run(tmp_path / "a", lines=pretraining(bridge=200, ood_bridge=300))
     run = Experiment.load(tmp_path).runs[0]
-    assert run.seat == (2, "r1")
+    assert run.seat == 2
     assert (run.bridge(ID).first(0.5), run.bridge(OOD).first(0.5)) == (200, 300)
     assert run.bridge(OOD).values[0] == 0.0  # the floor
     write_run(tmp_path / "b", lines=rows("lens/mrr/bridge/S[2,r1]", ID, rising(0)))
     untraced = Run(tmp_path / "b", "natural", "m", 0, "pretraining", {})
     assert (untraced.seat, bool(untraced.bridge(ID))) == (None, False)
+
+
+def test_states_of_a_model_that_is_not_causal_may_know_the_answer_and_say_nothing_of_the_bridge(tmp_path):
+    for seed in (0, 1):
+        for regime in ("natural", "both_full", "hop2_full"):
+            net = {"high_cycles": 2, "low_cycles": 2}
+            write_run(tmp_path / f"{regime}/{seed}", regime, seed, lines=pretraining(), net=net)
+    experiment = Experiment.load(tmp_path)
+    assert experiment.models == ["recursive, 2 × 2 cycles, mixing tokens"]
+    run = experiment.runs[0]
+    assert (run.seat, bool(run.bridge(ID)), bool(run.strength(ID)), bool(run.bridge_found(ID))) == (
+        None,
+        False,
+        False,
+        True,
+    )
+    assert claims(experiment, run.model)[1].verdict == "not measured"
 
 
 def test_flops_count_those_of_the_source(tmp_path):
