@@ -395,9 +395,10 @@ found: {enabled: true}
 def test_streams_are_read_and_patched_each_by_itself(grok, tiny_config, tmp_path):
     net = ["--data.encoding", "grok.data.FillIn", "--model.net", "circuits.two_streams.TwoStreams"]
     each = ["--lens.streams", "each", "--tracing.streams", "each", "--figures.enabled", "true"]
+    few = ["--trainer.max_steps", 4, "--lens.columns", "[bridge]", "--trainer.logger", "false"]
     config = tiny_config.with_name("streams.yaml")
     config.write_text(re.sub(r"  net:.*?(?=  schedule)", "", tiny_config.read_text(), flags=re.S))
-    status, _, err = grok("fit", "--config", config, "--run_dir", "run", *net, *ON, *each)
+    status, _, err = grok("fit", "--config", config, "--run_dir", "run", *net, *ON, *each, *few)
     assert status == 0, err
     names = {row["name"] for row in rows(tmp_path / "run", "lens", "tracing")}
     places = [f"S[{i},{p}].{s}" for i in range(7) for p in ("h", "r1", "r2") for s in ("a", "b")]

@@ -251,6 +251,7 @@ def test_dependents_of_a_run_that_fails_are_blocked_and_the_others_are_done(grok
     assert grok("sweep", "run", "s", "--only", "3", "--workers", 1)[0] == 1
 
 
+@pytest.mark.slow
 def test_runs_from_one_source_train_as_one_ensemble(grok, asked):
     asked["grid"] = {"model.decay": ["all"], "seed_everything": [0]}
     precise = {"trainer.precision": "64-true", "model.net.dropout": 0}
