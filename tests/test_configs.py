@@ -11,23 +11,16 @@ FILES = sorted((ROOT / "configs").rglob("*.yaml"))
 SWEEPS = [path for path in FILES if "base" in yaml.safe_load(path.read_text())]
 CONFIGS = [path for path in FILES if path not in SWEEPS]
 _FEW = ["--model.net.width", 24, "--data.test_size", 8, "--data.batch", 8]
-SMALLER = dict.fromkeys(
-    (
-        "wang2024_composition",
-        "pretrain_medium",
-        "transfer_medium",
-        "pretrain_paper",
-        "pretrain_compact",
-        "transfer_paper",
-    ),
-    _FEW,
-)
-LARGE = (
-    "medium",
-    "paper",
+WIDE = (
+    "wang2024_composition",
+    "pretrain_medium",
+    "transfer_medium",
     "pretrain_paper",
     "pretrain_compact",
-)  # data of full size, or sweeps of a hundred runs on them
+    "transfer_paper",
+)
+SMALLER = {**dict.fromkeys(WIDE, _FEW), "recursive_small": ["--data.test_size", 50]}
+LARGE = ("small", "medium", "paper", "pretrain_paper", "pretrain_compact")  # full size, or sweeps of a hundred runs
 
 
 def marked(paths):
