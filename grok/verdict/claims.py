@@ -193,9 +193,11 @@ def _published_lag(regime: str, together: bool) -> str:
 def _path_is_there(run: Run) -> tuple[Outcome, str]:
     step = run.curve("accuracy", ID).first(ANSWERED)
     bridge, strength = run.bridge(ID).at(step), run.decides(ID).at(step)
-    if step is None or math.isnan(bridge) or math.isnan(strength):
+    if step is None or math.isnan(bridge):
         return None, "–"
-    return bridge >= VISIBLE and strength >= ANSWERED / 2, f"{bridge:.2f}, strength {strength:.2f} at step {step:,}"
+    told = "not measured" if math.isnan(strength) else f"{strength:.2f}"
+    there = bridge >= VISIBLE and (None if math.isnan(strength) else strength >= ANSWERED / 2)
+    return there, f"{bridge:.2f}, strength {told} at step {step:,}"
 
 
 def _decides_both(run: Run) -> tuple[Outcome, str]:

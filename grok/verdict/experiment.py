@@ -72,8 +72,11 @@ class Run:
     def bridge(self, split: str) -> Curve:
         """The bridge where it is read: its mean reciprocal rank in S[`seat`, r1], chance taken away.
 
-        Where no state decides, the largest of any state at r1 that a later step reads. Empty if none was patched.
+        Where no state decides, the largest of any state at r1 that a later step reads. Empty if none was patched. In a
+        model that is not causal, the share of queries whose bridge is found in any state that a later step reads.
         """
+        if not self.causal:
+            return self.curve("found/bridge_distinct", split).corrected()
         index = _indexed(_READ_OUT, self.curves, split)
         if self.seat is not None:
             return index.get(self.seat, Curve()).corrected()

@@ -76,12 +76,14 @@ def _legend(figure: Any, axes: Any) -> None:
 def _curves(experiment: Experiment, model: str, path: Path) -> list[Path]:
     """Answers, Bridge Found as published, and the bridge where it is read; one column for each regime."""
     regimes = experiment.regimes(model)
-    figure = new_figure(3.0 * len(regimes) + 2.6, 8.0)
-    grid = figure.subplots(3, len(regimes), sharex=True, sharey=True, squeeze=False)
+    runs = experiment.select(model)
+    rows = [row for row in _ROWS if any(row[2](run, split) for run in runs for split in (ID, OOD))] or _ROWS[:1]
+    figure = new_figure(3.0 * len(regimes) + 2.6, 2.7 * len(rows))
+    grid = figure.subplots(len(rows), len(regimes), sharex=True, sharey=True, squeeze=False)
     for column, regime in enumerate(regimes):
         runs = experiment.select(model, regime)
         known = [run.curve("accuracy", "train_inferred") for run in runs]
-        for row, (published, told, measured) in enumerate(_ROWS):
+        for row, (published, told, measured) in enumerate(rows):
             axes = grid[row][column]
             if regime in REGIMES and published:
                 unit = float(pretrained(regime, "train_acc").first(MEMORISED) or 1)
@@ -93,7 +95,7 @@ def _curves(experiment: Experiment, model: str, path: Path) -> list[Path]:
             title = f"{NAMES.get(regime, regime)} ({len(runs)} seed{'s' if len(runs) != 1 else ''})"
             title += "" if any(curve.first(MEMORISED) for curve in known) else ", never memorised: not shown"
             _panel(axes, title if row == 0 else "", told if column == 0 else None)
-            if row == len(_ROWS) - 1:
+            if row == len(rows) - 1:
                 axes.set_xlabel(f"steps / step of {MEMORISED:.0%} training accuracy")
     _legend(figure, grid[0][0])
     figure.suptitle(f"Answers and bridge over training: {model}; line: median, band: smallest to largest seed")

@@ -28,11 +28,11 @@ token at any state and position. A causal model that is trained on atomic facts 
 as the answer to h r1, whether or not anything reads it there. So the checks take *the bridge where it is read*: its
 mean reciprocal rank under the logit lens in the last state S[i, r1] that decides the answers to held-out ID queries at
 the end of the run (strength at least {BRIDGE_DECIDES:g}; neither the embedding nor the last state of all; where none
-decides, in the one where it is largest). In a model that is not causal, S[i, r1] may know r2 and the answer, so that
-neither is measured. From what is read or found, what shuffled bridges give is taken away:
-(value − floor) / (1 − floor). *Found* in the columns so named below is found in any state that a later step reads, of
-queries that show neither bridge nor answer. What is measured at a step is the
-measurement nearest to it, within a quarter of the step."""
+decides, in the one where it is largest). In a model that is not causal, S[i, r1] may know r2 and the answer: strength
+is not measured, and the bridge is the one that is *found*, see below. From what is read or found, what shuffled bridges
+give is taken away: (value − floor) / (1 − floor). *Found* in the columns so named below is found in any state that a
+later step reads, of queries that show neither bridge nor answer. What is measured at a step is the measurement nearest
+to it, within a quarter of the step."""
 """How the verdicts come about, as the page says it."""
 
 _CATEGORIES = {NEW_OLD: "new+old", OLD_NEW: "old+new", NEW_NEW: "new+new"}

@@ -157,17 +157,15 @@ def test_states_of_a_model_that_is_not_causal_may_know_the_answer_and_say_nothin
     for seed in (0, 1):
         for regime in ("natural", "both_full", "hop2_full"):
             net = {"high_cycles": 2, "low_cycles": 2}
-            write_run(tmp_path / f"{regime}/{seed}", regime, seed, lines=pretraining(), net=net)
+            lines = [*pretraining(), *rows("found/bridge_distinct", ID, rising(400, 0.6), floor=0.2)]
+            write_run(tmp_path / f"{regime}/{seed}", regime, seed, lines=lines, net=net)
     experiment = Experiment.load(tmp_path)
     assert experiment.models == ["recursive, 2 × 2 cycles, mixing tokens"]
     run = experiment.runs[0]
-    assert (run.seat, bool(run.bridge(ID)), bool(run.strength(ID)), bool(run.bridge_found(ID))) == (
-        None,
-        False,
-        False,
-        True,
-    )
-    assert claims(experiment, run.model)[1].verdict == "not measured"
+    assert (run.seat, run.bridge(ID).last, bool(run.strength(ID))) == (None, pytest.approx(0.5), False)
+    same_path, apart, _ = claims(experiment, run.model)
+    assert same_path.checks[2].passes is False  # no bridge when ID queries are answered
+    assert (same_path.checks[3].passes, apart.verdict) == (None, "not measured")
 
 
 def test_flops_count_those_of_the_source(tmp_path):
