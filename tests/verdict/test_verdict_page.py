@@ -1,7 +1,9 @@
 """`grok verdict` through the command line."""
 
+import json
+
 import pytest
-from verdict.synthetic import as_published, pretraining, write_run
+from verdict.synthetic import as_published, pretraining, transfer, write_run
 
 
 def test_the_page_says_claims_rules_seeds_sizes_and_shows_the_pictures(grok, tmp_path):
@@ -47,6 +49,29 @@ def test_a_seed_whose_regimes_have_different_graph_seeds_is_refused(grok, tmp_pa
     write_run(tmp_path / "runs/other", "both_half", 1, lines=pretraining(), graph={"graph_seed": 7})
     status, _, errors = grok("verdict", "runs")
     assert (status, "data.graph_seed=7" in errors, "data.graph_seed=1" in errors) == (2, True, True)
+
+
+def test_two_runs_that_nothing_tells_apart_are_refused_and_both_named(grok, tmp_path):
+    as_published(tmp_path / "runs")
+    write_run(tmp_path / "runs/again", "natural", 1, lines=pretraining())
+    status, _, errors = grok("verdict", "runs")
+    assert (status, len(errors.splitlines())) == (2, 1)
+    assert "two runs of one setting: runs/again and runs/pretrain/natural/1 are both 2 blocks" in errors
+
+
+def test_a_sweep_that_is_half_done_has_a_page(grok, tmp_path):
+    write_run(tmp_path / "runs/a", "natural", 0, lines=pretraining(ood=900))
+    write_run(tmp_path / "runs/b", "both_full", 0, lines=pretraining())
+    for seed in (0, 1):  # of another model there are controls only
+        write_run(tmp_path / f"runs/c{seed}", "natural", seed, lines=transfer(), transfer=True, layers=4, loops=1)
+    path = tmp_path / "runs/b/summary.json"
+    path.write_text(json.dumps({"step": 800, "finished": True}))  # neither cost nor time
+    status, output, errors = grok("verdict", "runs")
+    assert (status, errors) == (0, "")
+    page = (tmp_path / "runs/verdict/verdict.md").read_text()
+    assert "| claim | 2 blocks × 2 loops (shared) |" in page
+    assert "Waiting alone answered at most 0% of OOD queries" in page
+    assert output.count("not measured") >= 2
 
 
 @pytest.mark.parametrize(
