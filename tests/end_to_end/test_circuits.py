@@ -392,6 +392,7 @@ found: {enabled: true}
     assert "found.enabled=True: no held-out split of ModularArithmetic has a bridge" in err
 
 
+@pytest.mark.slow  # it draws each stream of every state
 def test_streams_are_read_and_patched_each_by_itself(grok, tiny_config, tmp_path):
     net = ["--data.encoding", "grok.data.FillIn", "--model.net", "circuits.two_streams.TwoStreams"]
     each = ["--lens.streams", "each", "--tracing.streams", "each", "--figures.enabled", "true"]

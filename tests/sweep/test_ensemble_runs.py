@@ -89,6 +89,7 @@ def test_members_are_ordinary_runs(argvs, together, tmp_path):
         assert sizes[0] == pytest.approx(sizes[1], rel=0.01)  # its own weights, not those of all members
 
 
+@pytest.mark.slow
 def test_a_stopped_ensemble_goes_on_together_or_alone_or_at_different_steps(argvs, together, tmp_path, monkeypatch):
     original = Evaluation.on_train_batch_end
 
