@@ -8,7 +8,7 @@ from typing import Any
 
 from grok.errors import BadInput
 
-__all__ = ["BRIDGE_READABLE", "MILESTONES", "bridge_step", "series_step"]
+__all__ = ["BRIDGE_DECIDES", "BRIDGE_READABLE", "MILESTONES", "bridge_step", "series_step"]
 
 MILESTONES = ("last", "before_memorised", "memorised", "bridge", "grokked")
 """Names of steps: the end, before and when the training queries were answered, when a state carried the bridge of

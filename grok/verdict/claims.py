@@ -101,12 +101,16 @@ class Claim:
     checks: tuple[Check, ...]
 
     @property
+    def counted(self) -> list[Check]:
+        """Checks that count."""
+        return [check for check in self.checks if check.role != "beside"]
+
+    @property
     def reasons(self) -> str:
         """Which checks the verdict hangs on, in words."""
-        counted = [check for check in self.checks if check.role != "beside"]
-        failed = [check.rule for check in counted if check.passes is False]
-        some = [check.rule for check in counted if check.passes and not check.always]
-        unknown = [check.rule for check in counted if check.passes is None]
+        failed = [check.rule for check in self.counted if check.passes is False]
+        some = [check.rule for check in self.counted if check.passes and not check.always]
+        unknown = [check.rule for check in self.counted if check.passes is None]
         parts = (("Does not pass", failed), ("Passes in some seeds only", some), ("Not measured", unknown))
         return " ".join(f"{told}: {'; '.join(rules)}." for told, rules in parts if rules) or "All checks pass."
 
@@ -118,8 +122,7 @@ class Claim:
             return "not measured" if False not in core else "not at this scale"
         if not all(core):
             return "not at this scale"
-        counted = [check for check in self.checks if check.role != "beside"]
-        return "holds" if all(check.always for check in counted) else "holds with a caveat"
+        return "holds" if all(check.always for check in self.counted) else "holds with a caveat"
 
 
 def claims(experiment: Experiment, model: str) -> list[Claim]:

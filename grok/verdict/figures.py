@@ -60,7 +60,7 @@ def _published(axes: Any, curve: Curve, unit: float, colour: str, label: str | N
     axes.plot(x, curve.values, color=colour, linestyle=_DASH, linewidth=1, label=label)
 
 
-def _panel(axes: Any, title: str, label: str | None, bottom: bool = True) -> None:
+def _panel(axes: Any, title: str, label: str | None) -> None:
     axes.set_ylim(-0.03, 1.03)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
@@ -76,8 +76,8 @@ def _legend(figure: Any, axes: Any) -> None:
 def _curves(experiment: Experiment, model: str, path: Path) -> list[Path]:
     """Answers, Bridge Found as published, and the bridge where it is read; one column for each regime."""
     regimes = experiment.regimes(model)
-    runs = experiment.select(model)
-    rows = [row for row in _ROWS if any(row[2](run, split) for run in runs for split in (ID, OOD))] or _ROWS[:1]
+    measured_in = [(run, split) for run in experiment.select(model) for split in (ID, OOD)]
+    rows = [row for row in _ROWS if any(row[2](*where) for where in measured_in)] or _ROWS[:1]
     figure = new_figure(3.0 * len(regimes) + 2.6, 2.7 * len(rows))
     grid = figure.subplots(len(rows), len(regimes), sharex=True, sharey=True, squeeze=False)
     for column, regime in enumerate(regimes):
