@@ -79,8 +79,13 @@ class Attention(nn.Module):
         position_ids: Tensor | None = None,
         tap: Tap | None = None,
         memory: Memory | None = None,
+        ancestors: Tensor | None = None,
     ) -> Tensor:
-        """`[B, T, D]` to `[B, T, D]`, or `[B, A, D]` at positions `at` `[B, A]`; see `Step` for `memory`."""
+        """`[B, T, D]` to `[B, T, D]`, or `[B, A, D]` at positions `at` `[B, A]`; see `Step` for `memory`.
+
+        With `ancestors` `[R, P]` there is one sequence `[1, R, D]` of prefixes (`PrefixTree`), each of which sees its
+        own prefixes only.
+        """
         width = x.shape[-1]
         weight, bias = self.qkv.weight, self.qkv.bias
         if at is None:
@@ -102,12 +107,18 @@ class Attention(nn.Module):
             key = torch.cat([memory["attn.hook_k"], key], 1)
             value = torch.cat([memory["attn.hook_v"], value], 1)
         seen = None
-        if self.causal:  # [T, P + T], or [B, A, P + T] for chosen positions
+        if ancestors is not None:  # every row becomes a query of its own, over the keys of its prefixes
+            asked = ancestors if at is None else ancestors[at[0]]
+            query, seen, rows = query.transpose(0, 1), (asked >= 0)[:, None], asked.clamp(min=0).flatten()
+            key, value = (part[0].index_select(0, rows).view(*asked.shape, *part.shape[2:]) for part in (key, value))
+        elif self.causal:  # [T, P + T], or [B, A, P + T] for chosen positions
             asked = place[:, None] if at is None else before + at[..., None]
             seen = torch.arange(before + x.shape[1], device=x.device) <= asked
         mixed = self._mix(query, key, value, seen, tap)
         if tap is not None:
             mixed = tap("attn.hook_z", mixed)
+        if ancestors is not None:
+            mixed = mixed.transpose(0, 1)
         projected: Tensor = self.out(mixed.flatten(2))
         return projected
 

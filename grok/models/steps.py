@@ -72,6 +72,11 @@ class StepModel(nn.Module, ABC):
     """Whether `auxiliary_loss` adds to the loss of the answers."""
 
     @property
+    def shares_prefixes(self) -> bool:
+        """Whether the steps heed the entry `ancestors` of a state (`grok.models.prefixes`)."""
+        return False
+
+    @property
     @abstractmethod
     def steps(self) -> Sequence[Step]:
         """The steps in order, one entry per application."""

@@ -38,11 +38,12 @@ class Block(nn.Module):
         position_ids: Tensor | None = None,
         tap: Tap | None = None,
         memory: Memory | None = None,
+        ancestors: Tensor | None = None,
     ) -> Tensor:
-        """`[B, T, D]` to `[B, T, D]`, or to `[B, A, D]` at positions `at` `[B, A]`; see `Step` for `memory`."""
+        """`[B, T, D]` to `[B, T, D]`, or to `[B, A, D]` at positions `at` `[B, A]`; see `Attention.forward`."""
         tapped = tap or _untapped
         x = tapped("hook_resid_pre", x)
-        written = tapped("hook_attn_out", self.attn(self.norm1(x), at, position_ids, tap, memory))
+        written = tapped("hook_attn_out", self.attn(self.norm1(x), at, position_ids, tap, memory, ancestors))
         x = (x if at is None else pick(x, at)) + F.dropout(written, self.dropout, self.training)
         if self.has_mlp:
             x = tapped("hook_resid_mid", x)
@@ -161,6 +162,11 @@ class LoopedTransformer(StepModel):
                 nn.init.zeros_(parameter)
 
     @property
+    def shares_prefixes(self) -> bool:
+        """See `StepModel.shares_prefixes`; dropout would be drawn once for all queries that share a prefix."""
+        return self.causal and self.task.tokens is not None and not (self.training and self.dropout)
+
+    @property
     def steps(self) -> Sequence[Step]:
         """Every block application in order; re-embedding belongs to the first application of the next loop."""
         return [
@@ -181,7 +187,8 @@ class LoopedTransformer(StepModel):
         x = state["resid"]
         if re_embed:
             x = x + (self.readout(state) / self.re_embed_temperature).softmax(-1) @ self.embedding.weight
-        return {**state, "resid": block(x, at, state.get("position_ids"), tap, memory)}
+        places, ancestors = state.get("position_ids"), state.get("ancestors")
+        return {**state, "resid": block(x, at, places, tap, memory, ancestors)}
 
     def embed(self, inputs: Tensor, position_ids: Tensor | None = None) -> State:
         """See `StepModel.embed`; positions are 0, 1, 2, … unless given."""

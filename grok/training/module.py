@@ -22,6 +22,8 @@ from grok.errors import Problem, insist
 from grok.models import LoopedTransformer, State, StepModel
 from grok.models.steps import pick
 from grok.task import Task
+from grok.training.fast import FastSteps, plan
+from grok.training.graph import plain_numbers
 from grok.training.objectives import CrossEntropy, Objective
 from grok.training.optimizers import Warmup, parameter_groups
 
@@ -62,6 +64,9 @@ class GrokModule(L.LightningModule):
         block: K, optimizer steps per Lightning training step.
         read_out: run the last block and the read-out at the `supervised` positions only, or `everywhere` as the
             reference code does; the loss and the gradients are the same.
+        fast: train by the fastest form of the same step on the device at hand, and say in one line what that is: on a
+            CPU, prefixes that queries share are computed once; on CUDA, compiled blocks, one cast of the weights and
+            one graph a step. Results are equal up to rounding, and checkpoints have the same keys.
         reduction: the training loss is the mean over the supervised `slots` of the batch, or over its `queries` of the
             mean over the slots of each (He et al. 2026). A loss of the model's own is a mean over queries.
         seed: fixes the initial weights. `grok` passes its `--seed_everything`.
@@ -82,6 +87,7 @@ class GrokModule(L.LightningModule):
         block: int = 50,
         read_out: Literal["supervised", "everywhere"] = "supervised",
         reduction: Literal["slots", "queries"] = "slots",
+        fast: bool = False,
         seed: int = 0,
         init_seed: int | None = None,
     ) -> None:
@@ -101,6 +107,7 @@ class GrokModule(L.LightningModule):
         self.groups = groups or {}
         parameter_groups(self.net, decay, self.groups)  # refuses a name that no weight has
         self.clip, self.block, self.read_out, self.reduction = clip, block, read_out, reduction
+        self.fast, self._steps = fast, None  # type: tuple[bool, FastSteps | None]
         self.metrics = nn.ModuleList()  # by position: a split may be called `train`, a name nn.Module has taken
         self.scores: dict[str, Score] = {}
         self._loss_sum: Tensor | None = None
@@ -149,11 +156,19 @@ class GrokModule(L.LightningModule):
             if name not in optimizer.defaults
         ]
 
-    def loss(self, batch: Batch, world: int = 1) -> Tensor:
-        """Loss of this rank's share, scaled so that the mean over `world` ranks is the mean over the global batch."""
+    def loss(self, batch: Batch, world: int = 1, net: Callable[..., Tensor] | None = None) -> Tensor:
+        """Loss of this rank's share, scaled so that the mean over `world` ranks is the mean over the global batch.
+
+        Args:
+            batch: this rank's share.
+            world: number of ranks.
+            net: another form of `self.net`, with the same answers; a `StepModel` if the model is `auxiliary`.
+        """
         queries = batch.queries
         states: list[State] = []
-        net = _noting(self.net, states) if self.net.auxiliary else self.net
+        net = self.net if net is None else net
+        if self.net.auxiliary:
+            net = _noting(cast(StepModel, net), states)
         outputs = self.outputs(net, queries.inputs, queries.at, queries.position_ids)
         losses = self.objective(outputs, queries.targets) * queries.mask
         of_query = world / (len(queries) if batch.size is None else batch.size)
@@ -186,9 +201,22 @@ class GrokModule(L.LightningModule):
             return
         world = self.trainer.world_size
         for batch in block:
+            if self._steps is not None:
+                self._steps.step(batch)
+                continue
             loss = self.loss(batch, world)
             self.manual_backward(loss)
             self.update(loss.detach())
+
+    def on_train_start(self) -> None:
+        """Choose the form of the training step; members of an ensemble have one of their own."""
+        self._steps = None
+        if self.fast and TOGETHER.get() is None:
+            trainer = self.trainer
+            batch = self._data.generated.train.batch(0, trainer.global_rank, trainer.world_size)
+            chosen = plan(self, batch)
+            self.print(chosen.line)
+            self._steps = FastSteps(self, chosen)
 
     def update(self, loss: Tensor, keep_memory: bool = False) -> None:
         """What follows a backward pass, whose loss is noted: optimizer, schedule and moving average.
@@ -198,13 +226,21 @@ class GrokModule(L.LightningModule):
             keep_memory: zero the gradients in place; they are slices of those of an ensemble.
         """
         optimizer = cast(Any, self.optimizers())
-        schedule = cast(LRScheduler | None, self.lr_schedulers())
         optimizer.step()
         optimizer.zero_grad(set_to_none=not keep_memory)
-        if schedule is not None:
-            schedule.step()
+        self.average()
+        self.advance(loss)
+
+    def average(self) -> None:
+        """Let the moving average follow the weights."""
         if self.ema is not None and self._average is not None:
             self._average(list(self.ema.parameters()), list(self.net.parameters()), 0)
+
+    def advance(self, loss: Tensor) -> None:
+        """Note the loss of an optimizer step that has been done, and let the schedule set the rate of the next."""
+        schedule = cast(LRScheduler | None, self.lr_schedulers())
+        if schedule is not None:
+            schedule.step()
         self._loss_sum = loss if self._loss_sum is None else self._loss_sum + loss
         self._loss_steps += 1
 
@@ -228,6 +264,8 @@ class GrokModule(L.LightningModule):
         """Keep the training loss of each process since the last evaluation, and weights without slack."""
         sums = None if self._loss_sum is None else cast(Tensor, self.all_gather(self._loss_sum)).reshape(-1)
         checkpoint["training_loss"] = {"sums": sums, "steps": self._loss_steps}
+        plain_numbers([*(g for one in checkpoint["optimizer_states"] for g in one["param_groups"])])
+        plain_numbers(checkpoint["lr_schedulers"])
         # `torch.save` writes the whole memory that a slice is of: of an ensemble, the weights of all members.
         for name, weight in checkpoint["state_dict"].items():
             if weight.untyped_storage().nbytes() > weight.nbytes:
