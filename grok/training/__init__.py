@@ -3,12 +3,15 @@
 from grok.training.ensemble import SeedEnsemble
 from grok.training.module import GrokModule, Score
 from grok.training.objectives import CrossEntropy, Objective, SquaredError, Stablemax
-from grok.training.optimizers import AdamAtan2, Warmup, parameter_groups
+from grok.training.optimizers import AdamAtan2, GrokfastAdamW, MuonAdamW, parameter_groups
+from grok.training.schedules import Warmup
 
 __all__ = [
     "AdamAtan2",
     "CrossEntropy",
     "GrokModule",
+    "GrokfastAdamW",
+    "MuonAdamW",
     "Objective",
     "Score",
     "SeedEnsemble",

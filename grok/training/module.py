@@ -25,7 +25,8 @@ from grok.task import Task
 from grok.training.fast import FastSteps, plan
 from grok.training.graph import plain_numbers
 from grok.training.objectives import CrossEntropy, Objective
-from grok.training.optimizers import Warmup, parameter_groups
+from grok.training.optimizers import parameter_groups
+from grok.training.schedules import Warmup
 
 __all__ = ["TOGETHER", "GrokModule", "Score"]
 

@@ -1,4 +1,4 @@
-"""Which weights decay, how they are updated, and how the learning rate goes."""
+"""Which weights decay, and how they are updated."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim import AdamW, Muon, Optimizer
 
 from grok.errors import Problem, insist
 
-__all__ = ["AdamAtan2", "Warmup", "parameter_groups"]
+__all__ = ["AdamAtan2", "GrokfastAdamW", "MuonAdamW", "parameter_groups"]
 
 
 def parameter_groups(
@@ -22,7 +21,8 @@ def parameter_groups(
     """Optimizer groups: `matrices` (embeddings included) decay, biases and norm gains do not; or `all` decay.
 
     The rule of GPT-2 and of Wang et al. 2024 is `matrices`; He et al. 2026 decay everything. Weights named in `own`, or
-    in a module named there, form groups of their own with these options of the optimizer.
+    in a module named there, form groups of their own with these options of the optimizer. Every weight comes with its
+    name, which torch keeps as `param_names` of the group.
 
     Raises:
         BadInput: for a name that no weight has.
@@ -35,14 +35,14 @@ def parameter_groups(
             known = ", ".join(dict.fromkeys(name.split(".")[0] for name in named))
             insist([Problem("groups", key, f"no weight has this name, or it is in a group already; there are {known}")])
         settings = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
-        groups.append({"params": [named.pop(name) for name in chosen], **settings})
-    parameters = list(named.values())
+        groups.append({"params": [(name, named.pop(name)) for name in chosen], **settings})
+    rest = list(named.items())
     if decay == "all":
-        common: list[dict[str, Any]] = [{"params": parameters}]
+        common: list[dict[str, Any]] = [{"params": rest}]
     else:
         common = [
-            {"params": [parameter for parameter in parameters if parameter.ndim >= 2]},
-            {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0},
+            {"params": [(name, weight) for name, weight in rest if weight.ndim >= 2]},
+            {"params": [(name, weight) for name, weight in rest if weight.ndim < 2], "weight_decay": 0.0},
         ]
     return [group for group in common if group["params"]] + groups
 
@@ -111,45 +111,117 @@ class AdamAtan2(Optimizer):
         parameter.sub_(torch.atan2(mean, square.sqrt()), alpha=group["lr"] * group["scale"])
 
 
-class Warmup(LambdaLR):
-    """Linear warm-up, then constant; then, if asked, a linear decay to zero.
+class MuonAdamW(Optimizer):
+    """Muon (Jordan et al. 2024; torch's own) for matrices of the blocks, AdamW for embeddings, read-out and vectors.
+
+    Muon's updates are scaled to the size of Adam's (Liu et al. 2025, arXiv 2502.16982), so that one rate and one decay
+    serve both.
 
     Args:
-        optimizer: whose learning rate is scheduled.
-        warmup: updates until the full rate; update u < `warmup` has u / `warmup` of it.
-        decay_from: update after which the rate falls; None keeps it.
-        decay_to: update at which it has reached zero; None means the trainer's `max_steps`.
+        params: groups of named weights, as `parameter_groups` gives them.
+        lr: learning rate.
+        betas: of AdamW.
+        weight_decay: share of the weights, times `lr`, taken away at each step.
+        momentum: of Muon.
+        hidden: matrices whose name starts so are updated by Muon.
     """
 
     def __init__(
-        self, optimizer: Optimizer, warmup: int = 2000, decay_from: int | None = None, decay_to: int | None = None
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.95),
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        hidden: str = "blocks.",
     ) -> None:
-        insist(self.check(warmup, decay_from, decay_to))
-        self.warmup, self.decay_from, self.decay_to = warmup, decay_from, decay_to
-        super().__init__(optimizer, self.factor)
+        self.hidden = hidden
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "momentum": momentum})
+        self._parts: list[tuple[bool, Optimizer]] = []
+        for muon in (True, False):
+            if groups := [group for group in self.param_groups if group["muon"] is muon]:
+                part = Muon(groups, adjust_lr_fn="match_rms_adamw") if muon else AdamW(groups)
+                self._parts.append((muon, part))
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Part a group into what Muon and what AdamW updates.
+
+        Raises:
+            ValueError: if the weights have no names.
+        """
+        named = list(param_group["params"])
+        if not all(isinstance(one, tuple) for one in named):
+            raise ValueError("MuonAdamW needs named weights, as grok.training.parameter_groups gives them")
+        for muon in (True, False):
+            if chosen := [(name, p) for name, p in named if (p.ndim == 2 and name.startswith(self.hidden)) is muon]:
+                super().add_param_group({**param_group, "params": chosen, "muon": muon})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update of all weights that have a gradient; gives what `closure`, called first, gives."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for muon, part in self._parts:  # loading a checkpoint gives this optimizer new groups and states
+            part.param_groups = [group for group in self.param_groups if group["muon"] is muon]
+            part.state = self.state
+            part.step()
+        return loss
+
+
+class GrokfastAdamW(AdamW):
+    """AdamW on gradients whose slow part is amplified, g + λ · (moving average of g).
+
+    Lee et al. 2024, "Grokfast" (arXiv 2405.20233), by an exponential moving average.
+
+    Args:
+        params: weights, or groups of them.
+        lr: learning rate.
+        betas: of AdamW.
+        weight_decay: share of the weights, times `lr`, taken away at each step.
+        alpha: decay of the moving average, which starts as the first gradient.
+        lamb: λ.
+        fused: torch's fused AdamW.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 1e-2,
+        alpha: float = 0.98,
+        lamb: float = 2.0,
+        fused: bool = False,
+    ) -> None:
+        insist(self.check(alpha, lamb))
+        super().__init__(params, lr=lr, betas=betas, weight_decay=weight_decay, fused=fused)
+        self.alpha, self.lamb = alpha, lamb
+        self._step_supports_amp_scaling = False  # the average must be of gradients in their own scale
 
     @staticmethod
-    def check(warmup: int = 2000, decay_from: int | None = None, decay_to: int | None = None) -> list[Problem]:
+    def check(alpha: float = 0.98, lamb: float = 2.0) -> list[Problem]:
         """Problems with the arguments of the constructor."""
-        problems = []
-        if warmup < 0:
-            problems.append(Problem("warmup", warmup, "use 0 or more updates"))
-        if decay_to is not None and decay_from is None:
-            problems.append(Problem("decay_to", decay_to, "set decay_from too"))
-        if decay_from is not None and decay_from < warmup:
-            problems.append(Problem("decay_from", decay_from, f"use at least warmup={warmup}"))
-        if decay_from is not None and decay_to is not None and decay_to <= decay_from:
-            problems.append(Problem("decay_to", decay_to, f"use more than decay_from={decay_from}"))
-        return problems
+        problems = [] if 0 <= alpha < 1 else [Problem("alpha", alpha, "use a share in [0, 1)")]
+        return problems + ([] if lamb >= 0 else [Problem("lamb", lamb, "use 0 or more")])
 
-    def factor(self, done: int) -> float:
-        """Share of the full rate for the update after `done` updates."""
-        update = done + 1
-        warm = min(1.0, update / self.warmup) if self.warmup else 1.0
-        if self.decay_from is None or update <= self.decay_from:
-            return warm
-        if self.decay_to is None and done == 0:  # when it is made
-            return warm
-        if self.decay_to is None:
-            raise RuntimeError("decay_to is unknown: set it, or train through GrokModule, which takes max_steps")
-        return warm * max(0.0, 1 - (update - self.decay_from) / max(1, self.decay_to - self.decay_from))
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update of all weights that have a gradient; gives what `closure`, called first, gives."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        slow: dict[Tensor, Tensor] = {}
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                kept = self.state[weight].get("slow") if weight in self.state else None
+                slow[weight] = weight.grad.clone() if kept is None else kept.lerp_(weight.grad, 1 - self.alpha)
+                weight.grad.add_(slow[weight], alpha=self.lamb)
+        super().step()
+        for weight, average in slow.items():  # after the first step, which makes the state if there is none
+            self.state[weight]["slow"] = average
+        return loss
