@@ -24,6 +24,7 @@ from grok.callbacks import verify_series
 from grok.callbacks.console import say
 from grok.callbacks.last import verify_checkpoints
 from grok.errors import BadInput
+from grok.help import HELP_TEXT, asks_for_help
 from grok.lightning_cli import run_lightning
 from grok.stopping import DISK, Stopped, listening
 from grok.trace import trace
@@ -102,14 +103,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     traceback = "--traceback" in arguments
-    _quieten_lightning()
     arguments = [argument for argument in arguments if argument != "--traceback"]
+    if asks_for_help(arguments):
+        print(HELP_TEXT, end="")
+        return 0
+    _quieten_lightning()
     try:
         command = _COMMANDS.get(arguments[0]) if arguments else None
         if command is not None:
             return command(arguments[1:]) or 0
         with listening() if arguments[:1] == ["fit"] else nullcontext():
-            run_lightning(arguments or ["--help"])
+            run_lightning(arguments)
     except Stopped as stopped:
         if cast(Any, rank_zero_only).rank == 0:
             print(f"{stopped}, everything is saved; the same command continues", file=sys.stderr)

@@ -6,16 +6,18 @@ import hashlib
 import os
 import time
 import warnings
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
 from grok.errors import BadInput
 
-__all__ = ["is_locked", "lock", "replace", "sha256", "write_atomically"]
+__all__ = ["Background", "is_locked", "lock", "replace", "sha256", "write_atomically"]
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
     """Replace `path` by `content` in one step: a reader, or a crash, sees the old file or the new one.
 
     Raises:
@@ -47,6 +49,40 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class Background:
+    """Does one piece of writing at a time while its owner goes on, each after the one before it.
+
+    Python waits for what is under way before the process ends.
+    """
+
+    def __init__(self) -> None:
+        self._pool: ThreadPoolExecutor | None = None
+        self._last: Future[None] | None = None
+
+    def __call__(self, work: Callable[[], None]) -> None:
+        """Begin `work` once the work before it is done.
+
+        Raises:
+            Exception: what the work before it has raised.
+        """
+        self.wait()
+        self._pool = self._pool or ThreadPoolExecutor(1, "grok-writes")
+        self._last = self._pool.submit(work)
+
+    def wait(self) -> None:
+        """Wait until all is done.
+
+        Raises:
+            Exception: what the work has raised, once.
+        """
+        last, self._last = self._last, None
+        if last is not None:
+            last.result()
+
+    def __deepcopy__(self, _: object) -> Background:
+        return Background()
 
 
 def sha256(path: Path) -> str:

@@ -30,6 +30,7 @@ from grok.configuration import config_problems, differences, explain, with_run
 from grok.data import RegimeDataModule
 from grok.errors import BadInput, Problem, insist
 from grok.files import write_atomically
+from grok.help import HELP_TEXT
 from grok.records import RunRecord
 from grok.report.closing import closing_lines, score_table
 from grok.stopping import AGAIN
@@ -383,15 +384,4 @@ def run_lightning(argv: Sequence[str], cli: type[GrokCLI] | None = None) -> None
     )
 
 
-DESCRIPTION = """Train small transformers until they grok, and see which circuit they built.
-
-  grok fit --config configs/quickstart.yaml    train; again: resume, or say that it is finished
-  grok test RUN                                evaluate a finished run on every split
-  grok predict RUN                             write what it answers, query by query
-  grok trace RUN                               run the circuit analyses over its checkpoint series
-  grok verify RUN                              check its checkpoints against their SHA-256
-  grok sweep plan SWEEP.yaml                   plan many runs; `grok sweep` works them off and collects them
-  grok verdict SWEEP                           judge the claims of He et al. 2026 by the runs of a sweep
-"""
-
-HELP = {"description": DESCRIPTION, "formatter_class": HelpFormatter}
+HELP = {"description": HELP_TEXT, "formatter_class": HelpFormatter}

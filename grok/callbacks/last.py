@@ -14,10 +14,11 @@ import numpy as np
 import torch
 import torch.distributed
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning_utilities.core.apply_func import apply_to_collection
 
 from grok import stopping
 from grok.errors import BadInput
-from grok.files import replace, sha256, write_atomically
+from grok.files import Background, replace, sha256, write_atomically
 from grok.report.tensorboard import flush_events
 from grok.schedule import Schedule
 
@@ -35,6 +36,8 @@ class LastCheckpoint(L.Callback):
     step) and the random number generators of every process. When a signal has asked the process to stop
     (`grok.stopping`), the next block is not begun: the checkpoint is saved and `Stopped` raised.
 
+    A copy of the state is taken at once, and written while training goes on; a full disk is told at the next save.
+
     Args:
         every: optimizer steps between two saves; the start and the end are saved as well.
     """
@@ -44,6 +47,7 @@ class LastCheckpoint(L.Callback):
         self._saved: int | None = None
         self._started = 0
         self._rng: Sequence[Mapping[str, Any]] | None = None
+        self._background = Background()
 
     check = staticmethod(lambda every=1000: Schedule.check(every))
 
@@ -72,28 +76,52 @@ class LastCheckpoint(L.Callback):
         if (stop or self.schedule.due(trainer.global_step)) and trainer.global_step != self._saved:
             self._save(trainer)
         if stop:
+            self._in_place(trainer)
             raise stopping.Stopped(signal or stopping.SIGNALS[0], trainer.global_step, self._started)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the end."""
         if trainer.global_step != self._saved:
             self._save(trainer)
+        self._in_place(trainer)
 
     def _save(self, trainer: L.Trainer) -> None:
         flush_events(trainer.loggers)  # what the checkpoint counts as logged must not be lost with this process
-        directory = Path(trainer.default_root_dir)
+        directory, step = Path(trainer.default_root_dir), trainer.global_step
         partial = directory / ".last.ckpt.partial"
-        trainer.save_checkpoint(partial)  # every rank takes part, rank 0 writes
-        if trainer.is_global_zero:
+        self.finish_writing()
+
+        def put_in_place() -> None:
             # The new checksum goes first: between any two of these lines, each file is good and known.
-            known = [{"step": trainer.global_step, "sha256": sha256(partial)}, *_saved(directory)]
+            known = [{"step": step, "sha256": sha256(partial)}, *_saved(directory)]
             write_atomically(directory / "saved.json", json.dumps(known[:3], indent=1) + "\n")
             last, previous = (directory / name for name in NAMES)
             if last.exists():
                 replace(last, previous)
             replace(partial, last)
-        trainer.strategy.barrier()  # no rank may leave, and have the others killed, before the file is in its place
-        self._saved = trainer.global_step
+
+        # Every rank takes part, rank 0 writes.
+        if isinstance(trainer.strategy.checkpoint_io, DurableCheckpoints):
+            later = {"background": self._background, "then": put_in_place}
+            trainer.save_checkpoint(partial, storage_options=later)
+        else:
+            trainer.save_checkpoint(partial)
+            if trainer.is_global_zero:
+                put_in_place()
+        self._saved = step
+
+    def _in_place(self, trainer: L.Trainer) -> None:
+        """No rank may leave, and have the others killed, before the file is in its place."""
+        self.finish_writing()
+        trainer.strategy.barrier()
+
+    def finish_writing(self) -> None:
+        """Wait until all that was saved is in its place.
+
+        Raises:
+            OSError: if it could not be written.
+        """
+        self._background.wait()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the state of every random number generator of every process, as plain data."""
@@ -122,10 +150,30 @@ class DurableCheckpoints(TorchCheckpointIO):
     """Writes a checkpoint beside its place and renames it; Lightning's own goes through a temporary directory."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Serialise in memory, so that a full disk is an `OSError`, and write."""
+        """Serialise in memory, so that a full disk is an `OSError`, and write.
+
+        Args:
+            checkpoint: what is saved.
+            path: where.
+            storage_options: a `Background` as `background`, to write a copy of the state later, and what to do `then`.
+        """
+        later = storage_options or {}
+        if "background" not in later:
+            self._write(checkpoint, Path(path))
+            return
+        copied = apply_to_collection(checkpoint, torch.Tensor, lambda one: one.detach().to("cpu", copy=True))
+
+        def work() -> None:
+            self._write(copied, Path(path))
+            later["then"]()
+
+        later["background"](work)
+
+    @staticmethod
+    def _write(checkpoint: dict[str, Any], path: Path) -> None:
         content = io.BytesIO()
         torch.save(checkpoint, content)
-        write_atomically(Path(path), content.getvalue())
+        write_atomically(path, content.getbuffer())
 
 
 def rng_state(device: torch.device) -> dict[str, Any]:

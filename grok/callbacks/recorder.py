@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -110,8 +111,12 @@ class RunRecorder(L.Callback):
             record.write_summary({**(summary or self._summary(trainer, module)), "finished": True})
         self.release()
 
-    def on_exception(self, *_: Any) -> None:
-        """Let another process continue."""
+    def on_exception(self, trainer: L.Trainer, *_: Any) -> None:
+        """Let another process continue, once nothing more is written."""
+        for callback in cast(Any, trainer).callbacks:
+            if hasattr(callback, "finish_writing"):
+                with suppress(OSError):  # the exception that ends the run is the one to be told
+                    callback.finish_writing()
         self.release()
 
     def release(self) -> None:

@@ -9,8 +9,6 @@ alternate. The table gives the median time of an optimizer step of one member, a
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -19,6 +17,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from report import Report, smoke_option, synchronize
 from torch import nn
 
 from grok.data import Batch, TwoHopComposition
@@ -68,8 +67,7 @@ def milliseconds(do: Callable[[int], None], steps: int, device: str) -> float:
     began = time.perf_counter()
     for step in range(steps):
         do(step)
-    if device != "cpu":
-        torch.get_device_module(device).synchronize()
+    synchronize(device)
     return 1000 * (time.perf_counter() - began) / steps
 
 
@@ -82,10 +80,11 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--batch", type=int, default=512)
+    smoke_option(parser)
     options = parser.parse_args()
-    name = torch.cuda.get_device_name() if options.device.startswith("cuda") else platform.processor() or "CPU"
-    print(f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print("| members | alone, ms per member and step | together, ms per member and step | ratio |\n|---|---|---|---|")
+    if options.smoke:
+        options.members, options.steps, options.repeats, options.width, options.batch = [2], 2, 1, 16, 16
+    report = Report("ensemble", options, options.device)
     for count in options.members:
         members = Members(count, options.device, options.steps, options.width, options.batch)
         members.alone(0), members.together(0)  # warm up
@@ -94,7 +93,16 @@ def main() -> None:
             for kind in times:
                 times[kind].append(milliseconds(getattr(members, kind), options.steps, options.device) / count)
         alone, together = (statistics.median(times[kind]) for kind in ("alone", "together"))
-        print(f"| {count} | {alone:.2f} | {together:.2f} | {alone / together:.2f} x |", flush=True)
+        report.row(
+            {
+                "members": count,
+                "alone, ms per member and step": alone,
+                "together, ms per member and step": together,
+                "ratio": alone / together,
+                "members together / one alone": count * together / alone,
+            }
+        )
+    report.end()
 
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ Beside it causal tracing of a few queries, compact only.
 from __future__ import annotations
 
 import argparse
-import platform
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from report import Report, smoke_option, synchronize
 from torch import Tensor
 
 from grok.circuits import causal_tracing, choose_examples, composition_counterfactuals, found
@@ -24,10 +24,11 @@ from grok.data import FactExposure, FillIn, Split
 from grok.models import RecursiveTransformer
 
 
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+def timed(work: Callable[[], Any], device: str) -> tuple[float, Any]:
     """Seconds and result."""
     began = time.perf_counter()
     result = work()
+    synchronize(device)
     return time.perf_counter() - began, result
 
 
@@ -52,39 +53,44 @@ def main() -> None:
         "--batch", type=int, default=160, help="rows, query x position, of a pass: more leave the cache"
     )
     parser.add_argument("--device", default="cpu")
+    smoke_option(parser)
     arguments = parser.parse_args()
-    regime = FactExposure(phi=1.0, regime="natural", encoding=FillIn())
+    sizes, net, device = {"phi": 1.0}, {}, arguments.device
+    if arguments.smoke:
+        arguments.queries, arguments.few, arguments.traced = 4, 2, 1
+        sizes = {"entities": 60, "relations": 10, "out_degree": 8, "phi": 1.0, "iid": 0.1, "ood": 0.2}
+        net = {"width": 32, "multiple": 8, "low_cycles": 2}
+    regime = FactExposure(**sizes, regime="natural", encoding=FillIn())
     split = choose_examples(regime.splits["test_inferred_ood"], arguments.queries)
     few = split.take(slice(0, arguments.few)).to(arguments.device)
 
     def made(prefix: int) -> RecursiveTransformer:
         torch.manual_seed(0)
-        return RecursiveTransformer(regime.task, prefix=prefix).eval().to(arguments.device)
+        return RecursiveTransformer(regime.task, prefix=prefix, **net).eval().to(arguments.device)
 
     paper, compact = made(16), made(0)
-    alone_paper, _ = timed(lambda: one_by_one(paper, few))
-    alone, tops = timed(lambda: one_by_one(compact, few))
-    batch_paper, _ = timed(lambda: found(paper, split, batch=arguments.batch))
-    batch, seen = timed(lambda: found(compact, split, batch=arguments.batch))
+    alone_paper, _ = timed(lambda: one_by_one(paper, few), device)
+    alone, tops = timed(lambda: one_by_one(compact, few), device)
+    batch_paper, _ = timed(lambda: found(paper, split, batch=arguments.batch), device)
+    batch, seen = timed(lambda: found(compact, split, batch=arguments.batch), device)
     chosen = split.take(slice(0, arguments.traced))
     counterfactuals = composition_counterfactuals(chosen, regime.generated.facts)
-    traced, _ = timed(lambda: causal_tracing(compact, chosen, counterfactuals))
+    traced, _ = timed(lambda: causal_tracing(compact, chosen, counterfactuals), device)
 
-    where = torch.cuda.get_device_name() if arguments.device != "cpu" else platform.processor() or platform.machine()
-    print(f"{where}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    report = Report("recursive", arguments, device)
     scale = len(split) / len(few)
-    print(f"{f'lens trace of {len(split)} queries x 15 states':<52}{'seconds':>9}{'ratio':>8}")
     for name, seconds in (
         (f"one by one, 16 prefix slots ({len(few)}, scaled)", alone_paper * scale),
         (f"one by one, compact ({len(few)}, scaled)", alone * scale),
         ("batch, 16 prefix slots", batch_paper),
         ("batch, compact", batch),
     ):
-        print(f"{name:<52}{seconds:>9.1f}{alone_paper * scale / seconds:>8.1f}")
-    patches = len(counterfactuals) * 15
-    print(f"causal tracing, compact: {traced / len(chosen):.1f} s a query ({patches} patches)")
+        report.row({"lens trace": name, "s": seconds, "ratio": alone_paper * scale / seconds})
     equal = (seen.top[: len(few)] == tops.cpu()).double().mean()
-    print(f"top tokens of the batch equal to those of single queries: {equal:.2%}")
+    report.end(
+        f"causal tracing, compact: {traced / len(chosen):.2f} s a query ({len(counterfactuals) * 15} patches)",
+        f"top tokens of the batch equal to those of single queries: {equal:.2%}",
+    )
     if equal < 0.999:  # near ties of a random model are decided by rounding
         raise SystemExit("the top tokens differ")
 

@@ -13,13 +13,12 @@ equal but for near ties, which the order of summation decides.
 from __future__ import annotations
 
 import argparse
-import platform
-import resource
 import time
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
+from report import Report, peak_gigabytes, smoke_option, synchronize
 from torch import Tensor
 
 from grok.circuits import Counterfactual, causal_tracing, choose_examples, composition_counterfactuals
@@ -84,11 +83,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2048)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=3, help="of ours; the fastest counts")
+    smoke_option(parser)
     arguments = parser.parse_args()
-    regime = TwoHopComposition(phi=1.0, test_size=arguments.examples, encoding=NextToken(vocab=arguments.vocab))
+    sizes, width = {"phi": 1.0, "test_size": arguments.examples}, 768
+    if arguments.smoke:
+        arguments.examples, arguments.reference_examples, arguments.repeats, width = 4, 2, 1, 24
+        sizes = {"entities": 50, "relations": 10, "out_degree": 10, "phi": 1.0, "iid": 0.1}
+    regime = TwoHopComposition(**sizes, encoding=NextToken(vocab=arguments.vocab))
     split = choose_examples(regime.splits["train_inferred"], arguments.examples)
     torch.manual_seed(0)
-    model = LoopedTransformer(regime.task, width=768, layers=8, heads=12, init_std=0.05).eval().to(arguments.device)
+    model = LoopedTransformer(regime.task, width=width, layers=8, heads=12, init_std=0.05).eval().to(arguments.device)
     counterfactuals = composition_counterfactuals(split, regime.generated.facts)
 
     def measure(work: Callable[[], Tensor], repeats: int = 1) -> tuple[float, Tensor]:
@@ -96,6 +100,7 @@ def main() -> None:
         for _ in range(repeats):
             began = time.perf_counter()
             result = work()
+            synchronize(arguments.device)
             times.append(time.perf_counter() - began)
         return min(times), result
 
@@ -107,23 +112,26 @@ def main() -> None:
     fewer = [one.take(slice(0, arguments.reference_examples)).to(few.inputs.device) for one in counterfactuals]
     scale = len(split) / len(few)
     seconds, ranks = measure(ours, arguments.repeats)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    memory = peak_gigabytes(arguments.device)
     sorting, sorted_ranks = measure(lambda: one_by_one(model, few, fewer, rank_by_sorting))
     counting, counted_ranks = measure(lambda: one_by_one(model, few, fewer, rank_by_counting))
     differences = (sorted_ranks - ranks[: len(few)]).abs()
     agree = torch.equal(sorted_ranks, counted_ranks)
 
-    where = torch.cuda.get_device_name() if arguments.device != "cpu" else platform.processor() or platform.machine()
-    print(f"{where}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(f"{model.task.outputs:,} vocabulary rows, {len(split)} queries x {len(STEPS) * len(counterfactuals)} patches")
-    print(f"{'form':<38}{'seconds per checkpoint':>24}{'ratio':>10}")
+    report = Report("tracing", arguments, arguments.device)
     scaled = f"({len(few)} queries, scaled)"
-    print(f"{'reference form ' + scaled:<38}{sorting * scale:>24.1f}{1:>10.1f}")
-    print(f"{'loop, by counting ' + scaled:<38}{counting * scale:>24.1f}{sorting / counting:>10.1f}")
-    print(f"{f'ours (batch {arguments.batch})':<38}{seconds:>24.2f}{sorting * scale / seconds:>10.1f}")
+    for form, taken in (
+        (f"reference form {scaled}", sorting * scale),
+        (f"loop, by counting {scaled}", counting * scale),
+        (f"ours (batch {arguments.batch})", seconds),
+    ):
+        report.row({"form": form, "s / checkpoint": taken, "ratio": sorting * scale / taken})
     equal, compared = int(differences.eq(0).sum()), differences.numel()
-    print(f"peak memory of ours: {memory:.2f} GB with model and data")
-    print(f"ranks equal to the reference form's: {equal} of {compared}, largest difference {int(differences.max())}")
+    report.end(
+        f"{model.task.outputs:,} vocabulary rows, {len(split)} queries x {len(STEPS) * len(counterfactuals)} patches",
+        f"peak memory of ours: {memory:.2f} GB with model and data",
+        f"ranks equal to the reference form's: {equal} of {compared}, largest difference {int(differences.max())}",
+    )
     if not agree or differences.max() > model.task.outputs / 1000:  # near ties are decided by rounding
         raise SystemExit("the ranks differ")
 

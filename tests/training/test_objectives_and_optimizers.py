@@ -129,7 +129,8 @@ def test_biases_and_norm_gains_do_not_decay_unless_all_do():
     assert "weight_decay" not in matrices
     assert rest["weight_decay"] == 0.0
     names = {id(parameter): name for name, parameter in net.named_parameters()}
-    vectors = {names[id(parameter)] for parameter in rest["params"]}
+    vectors = {names[id(parameter)] for _, parameter in rest["params"]}
+    assert vectors == {name for name, _ in rest["params"]}
     assert vectors == {name for name in names.values() if "norm" in name or name.endswith("bias")}
     assert len(matrices["params"]) + len(rest["params"]) == len(names)
     (everything,) = parameter_groups(net, "all")
@@ -141,14 +142,14 @@ def test_frozen_weights_are_left_out():
     net = make_module().net.requires_grad_(False)
     net.embedding.weight.requires_grad_(True)
     (group,) = parameter_groups(net, "matrices")
-    assert [id(parameter) for parameter in group["params"]] == [id(net.embedding.weight)]
+    assert [id(parameter) for _, parameter in group["params"]] == [id(net.embedding.weight)]
 
 
 def test_some_weights_have_options_of_their_own():
     net = make_module().net
     matrices, own, last = parameter_groups(net, "matrices", {"blocks": {"betas": [0, 0]}, "norm": {"lr": 1.0}})
     names = {id(parameter): name for name, parameter in net.named_parameters()}
-    grouped = [[names[id(parameter)] for parameter in group["params"]] for group in (matrices, own, last)]
+    grouped = [[names[id(parameter)] for _, parameter in group["params"]] for group in (matrices, own, last)]
     assert grouped[0] == ["embedding.weight", "position.weight"]
     assert grouped[1] == [name for name in names.values() if name.startswith("blocks.")]
     assert grouped[2] == ["norm.weight", "norm.bias"]
