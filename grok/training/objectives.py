@@ -44,7 +44,9 @@ class CrossEntropy(Objective):
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """See `Objective.forward`; computed in float32 at least."""
         logits = outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
-        return F.cross_entropy(logits.mT, targets, reduction="none", label_smoothing=self.label_smoothing)
+        # Slots as rows: with the vocabulary in the middle, torch takes kernels that stride over it.
+        rows, smoothing = logits.flatten(0, 1), self.label_smoothing
+        return F.cross_entropy(rows, targets.flatten(), reduction="none", label_smoothing=smoothing).view_as(targets)
 
 
 class Stablemax(Objective):
