@@ -24,7 +24,7 @@ def bare_loop(steps: int) -> dict[str, torch.Tensor]:
             group["lr"] = RATE * (min(1.0, update / 5) * max(0.0, falling))
         queries = batch.queries
         logits = net(queries.inputs, at=queries.at)
-        losses = F.cross_entropy(logits.mT, queries.targets, reduction="none")
+        losses = F.cross_entropy(logits.flatten(0, 1), queries.targets.flatten(), reduction="none")
         (losses.sum() * (1 / len(queries))).backward()
         nn.utils.clip_grad_norm_(net.parameters(), 0.3)
         optimizer.step()
