@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from grok.models.steps import Memory, Tap, pick
 
@@ -24,6 +25,11 @@ Activation = Literal["gelu_tanh", "gelu", "relu", "identity"]
 # Up to this many keys, products written out element by element beat batched matrix products and the fused kernel on a
 # CPU (three-token queries: 1.5 times faster per training step).
 _FEW_KEYS = 8
+
+# Hidden values of a token mixing from which they are computed again instead of kept, and rows of a piece on a CPU
+# (512 x 1536 channels, 5 positions, 256 hidden units: 1.7 times faster and a third of the memory).
+_MANY_HIDDEN = 1 << 24
+_PIECE = 1024
 
 
 def activation(name: Activation) -> Callable[[Tensor], Tensor]:
@@ -211,6 +217,10 @@ class SwiGLU(nn.Module):
 class TokenMixing(SwiGLU):
     """Gated MLP over positions, the same for every channel; its weights belong to positions, whose number is fixed.
 
+    It meets every channel of every query with some hundred hidden values: 0.8 GB in bfloat16 for each use at the size of
+    He et al. 2026. From `_MANY_HIDDEN` on they are not kept for the backward pass but computed again, on a CPU in pieces
+    that stay in its cache. The numbers are the same; gradients of the weights add up in another order.
+
     Args:
         positions: T.
         hidden: M.
@@ -221,5 +231,19 @@ class TokenMixing(SwiGLU):
 
     def forward(self, x: Tensor, tap: Tap | None = None) -> Tensor:
         """`[B, T, D]` to `[B, T, D]`; the hook `mix.hook_post` is `[B, D, M]`."""
+        many = x.numel() // x.shape[1] * self.gate_up.out_features >= _MANY_HIDDEN
+        if tap is None and many and not torch._C._functorch.is_batchedtensor(x):
+            return self._in_pieces(x)
         named = None if tap is None else lambda _, value: tap("mix.hook_post", value)
         return super().forward(x.mT, named).mT
+
+    def _in_pieces(self, x: Tensor) -> Tensor:
+        batch, positions, width = x.shape
+        rows = x.mT.reshape(-1, positions)
+        parts = []
+        for part in torch.split(rows, _PIECE if x.device.type == "cpu" else len(rows)):
+            if torch.is_grad_enabled():
+                parts.append(checkpoint(super().forward, part, use_reentrant=False, preserve_rng_state=False))
+            else:
+                parts.append(super().forward(part))
+        return torch.cat(parts).view(batch, width, positions).mT
