@@ -217,9 +217,9 @@ class SwiGLU(nn.Module):
 class TokenMixing(SwiGLU):
     """Gated MLP over positions, the same for every channel; its weights belong to positions, whose number is fixed.
 
-    It meets every channel of every query with some hundred hidden values: 0.8 GB in bfloat16 for each use at the size of
-    He et al. 2026. From `_MANY_HIDDEN` on they are not kept for the backward pass but computed again, on a CPU in pieces
-    that stay in its cache. The numbers are the same; gradients of the weights add up in another order.
+    It meets every channel of every query with some hundred hidden values: 0.8 GB in bfloat16 for each use at the size
+    of He et al. 2026. From `_MANY_HIDDEN` on they are not kept for the backward pass but computed again, on a CPU in
+    pieces that stay in its cache. The numbers are the same; gradients of the weights add up in another order.
 
     Args:
         positions: T.
