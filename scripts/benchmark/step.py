@@ -19,6 +19,7 @@ import json
 import statistics
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -152,6 +153,9 @@ def main() -> None:
         result = measure(form, name, options.batch, steps_of(name, form), options.device)
         print("RESULT " + json.dumps(result))
         return
+    if "reference" in options.forms and find_spec("transformers") is None:
+        print("the reference form is left out: pip install 'grok-circuits[benchmark]'")
+        options.forms = [form for form in options.forms if form != "reference"]
     report = Report("step", options, options.device)
     passed = ["--batch", str(options.batch), "--device", options.device]
     for key in ("steps", "reference_steps"):

@@ -314,3 +314,16 @@ def test_a_termination_signal_has_its_own_status(grok, tiny_config, tmp_path, mo
     monkeypatch.setattr(Evaluation, "on_train_batch_end", terminated)
     status, _, errors = grok("fit", "--config", tiny_config, "--run_dir", tmp_path / "run")
     assert (status, "the same command continues" in errors) == (143, True)
+
+
+def test_help_is_told_without_importing_anything_that_takes_seconds():
+    import subprocess
+    import sys
+
+    program = (
+        "import sys; sys.argv = ['grok', '--help']\n"
+        "from grok.__main__ import run; run()\n"
+        "assert not {'torch', 'lightning', 'numpy'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "grok fit --config configs/quickstart.yaml" in done.stdout

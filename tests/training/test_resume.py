@@ -2,12 +2,15 @@
 
 import json
 import shutil
+import threading
 
+import lightning as L
 import pytest
 import torch
 from tiny import DEMANDING, assert_same, make_data, make_module, train, weights
 
 from grok.callbacks import CostMeter, Evaluation, GrokkingMonitor, LastCheckpoint, RunRecorder
+from grok.callbacks.last import DurableCheckpoints
 from grok.records import RunRecord
 
 STEPS = 30
@@ -18,6 +21,7 @@ class KeepCheckpoints(LastCheckpoint):
 
     def _save(self, trainer):
         super()._save(trainer)
+        self.finish_writing()
         path = f"{trainer.default_root_dir}/last.ckpt"
         shutil.copy(path, path.replace("last", f"at_{trainer.global_step}"))
 
@@ -125,3 +129,26 @@ def test_a_finished_checkpoint_goes_on_when_more_steps_are_asked_for(tmp_path):
 def test_order_does_not_start_again_after_a_resume():
     stream = make_data().generated.train
     assert torch.equal(stream.order(13, 20), stream.order(0, 20)[13:])
+
+
+def test_a_checkpoint_holds_the_state_of_its_step_whatever_is_learnt_while_it_is_written(tmp_path, monkeypatch):
+    gate, write, seen = threading.Event(), DurableCheckpoints._write, {}
+
+    def slowly(checkpoint, path):
+        assert checkpoint["global_step"] != 10 or gate.wait(20)
+        write(checkpoint, path)
+
+    class Watcher(L.Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            if trainer.global_step == 10:
+                seen.update(weights(pl_module))
+            if trainer.global_step == 20:  # trained on while the checkpoint of step 10 waits
+                assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 0
+                gate.set()
+
+    monkeypatch.setattr(DurableCheckpoints, "_write", staticmethod(slowly))
+    watching = (Watcher(), LastCheckpoint(10))
+    train(tmp_path, make_module(block=5), *watching, steps=20, plugins=[DurableCheckpoints()])
+    saved = torch.load(tmp_path / "previous.ckpt", weights_only=True)
+    assert saved["global_step"] == 10
+    assert_same({name: saved["state_dict"][name] for name in seen}, seen)
