@@ -11,10 +11,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
+from weakref import WeakKeyDictionary
 
 from grok.errors import BadInput
 
-__all__ = ["Background", "is_locked", "lock", "replace", "sha256", "write_atomically"]
+__all__ = ["Background", "is_locked", "lock", "replace", "sha256", "write_atomically", "writer"]
 
 
 def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
@@ -52,37 +53,59 @@ def _sync(path: Path) -> None:
 
 
 class Background:
-    """Does one piece of writing at a time while its owner goes on, each after the one before it.
+    """Does pieces of writing, one after the other, while their owner goes on; nothing is done after one has failed.
 
     Python waits for what is under way before the process ends.
     """
 
     def __init__(self) -> None:
         self._pool: ThreadPoolExecutor | None = None
-        self._last: Future[None] | None = None
+        self._pending: list[Future[None]] = []
 
-    def __call__(self, work: Callable[[], None]) -> None:
-        """Begin `work` once the work before it is done.
+    def __call__(self, work: Callable[[], None], most: int = 2) -> None:
+        """Add `work`, and wait while as many as `most` pieces before it are not done: each holds a copy of a model.
 
         Raises:
-            Exception: what the work before it has raised.
+            Exception: what a piece before it has raised.
         """
-        self.wait()
+        while self._pending and (len(self._pending) >= most or self._pending[0].done()):
+            self._finish_first()
+        before = self._pending[-1] if self._pending else None
+
+        def in_turn() -> None:
+            if before is not None:
+                before.result()  # done by now, as one thread does all; raises what went wrong
+            work()
+
         self._pool = self._pool or ThreadPoolExecutor(1, "grok-writes")
-        self._last = self._pool.submit(work)
+        self._pending.append(self._pool.submit(in_turn))
 
     def wait(self) -> None:
         """Wait until all is done.
 
         Raises:
-            Exception: what the work has raised, once.
+            Exception: what a piece has raised, once.
         """
-        last, self._last = self._last, None
-        if last is not None:
-            last.result()
+        while self._pending:
+            self._finish_first()
 
-    def __deepcopy__(self, _: object) -> Background:
-        return Background()
+    def _finish_first(self) -> None:
+        try:
+            self._pending[0].result()
+        except BaseException:
+            for piece in self._pending:
+                piece.exception()  # those after it raise the same
+            self._pending.clear()
+            raise
+        self._pending.pop(0)
+
+
+_WRITERS: WeakKeyDictionary[object, Background] = WeakKeyDictionary()
+
+
+def writer(owner: object) -> Background:
+    """The one `Background` of a trainer: what its callbacks save is written in the order in which they saved it."""
+    return _WRITERS.setdefault(owner, Background())
 
 
 def sha256(path: Path) -> str:

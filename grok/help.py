@@ -14,7 +14,7 @@ HELP_TEXT = """Train small transformers until they grok, and see which circuit t
   grok sweep plan SWEEP.yaml                   plan many runs; `grok sweep` works them off and collects them
   grok verdict SWEEP                           judge the claims of He et al. 2026 by the runs of a sweep
 
-grok COMMAND --help lists the arguments of a command; --traceback shows where an error came from.
+grok fit --help lists every key of the configuration; --traceback shows where an error came from.
 """
 
 

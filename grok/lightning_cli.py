@@ -8,7 +8,7 @@ import re
 import sys
 from argparse import ArgumentError, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 from typing import Any, cast
@@ -76,7 +76,9 @@ class SaveConfig(SaveConfigCallback):
         if stage == "fit" and trainer.is_global_zero:
             path, text = Path(trainer.default_root_dir) / "config.yaml", dump_config(self.parser, self.config)
             if RunRecord(path.parent).has_begun():
-                _insist_on_same(path, text)  # another process may have been here since that was found first
+                _insist_on_same(
+                    path, text, self.parser
+                )  # another process may have been here since that was found first
             else:
                 write_atomically(path, text)
 
@@ -176,7 +178,8 @@ class GrokCLI(LightningCLI):
         if _holds_files(self.run_dir) and not saved.exists():
             raise BadInput(f"run_dir={str(self.run_dir)!r}: holds other files and no run; choose another directory")
         if RunRecord(self.run_dir).has_begun():  # otherwise a mistake was found on the way, or it was killed at once
-            _insist_on_same(saved, dump_config(self._parser(self.subcommand), self.options))
+            parser = self._parser(self.subcommand)
+            _insist_on_same(saved, dump_config(parser, self.options), parser)
 
     def choose_checkpoint(self) -> None:
         """Never evaluate random weights, and name a checkpoint that cannot be one before anything is made."""
@@ -314,7 +317,7 @@ def _holds_files(directory: Path) -> bool:
     return directory.is_dir() and any(not path.name.startswith(".") for path in directory.iterdir())
 
 
-def _insist_on_same(saved: Path, new: str) -> None:
+def _insist_on_same(saved: Path, new: str, parser: LightningArgumentParser) -> None:
     """Refuse to go on with another configuration than that of the run; a name changes nothing."""
     try:
         old, wanted = yaml.safe_load(saved.read_text()), yaml.safe_load(new)
@@ -326,6 +329,10 @@ def _insist_on_same(saved: Path, new: str) -> None:
         raise BadInput(f"{saved}: not the configuration of a run; restore it, or start beside it with --fresh")
     older = {} if wanted["start"]["run"] else {"start": wanted["start"]}  # begun when there was no such group
     changes = differences({**older, **old, "experiment": wanted["experiment"]}, wanted)
+    if changes:  # keys that there were not when the run was begun have their defaults
+        with suppress(ArgumentError):
+            filled = yaml.safe_load(dump_config(parser, parser.parse_args(["--config", str(saved)])))
+            changes = differences({**filled, "experiment": wanted["experiment"]}, wanted)
     if changes:
         shown = [*changes[:6], *([f"… and {len(changes) - 6} more"] if len(changes) > 6 else [])]
         told = f"{saved.parent} holds a run with another configuration; add --fresh or another --run_dir"

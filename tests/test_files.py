@@ -23,14 +23,17 @@ def test_work_is_done_in_order_and_one_piece_at_a_time():
 
 
 def test_what_goes_wrong_is_told_once_at_the_next_call():
-    background, done = Background(), []
+    background, gate, done = Background(), threading.Event(), []
 
     def fail():
+        gate.wait(5)
         raise OSError(28, "No space left on device")
 
     background(fail)
+    background(lambda: done.append(1))  # is not done after that
+    gate.set()
     with pytest.raises(OSError, match="No space left"):
-        background(lambda: done.append(1))
+        background.wait()
     assert done == []
     background.wait()
     background(lambda: done.append(2))

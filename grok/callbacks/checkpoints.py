@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from grok.errors import BadInput
-from grok.files import Background, sha256, write_atomically
+from grok.files import sha256, write_atomically, writer
 from grok.models import StepModel
 from grok.schedule import Schedule
 from grok.training import GrokModule
@@ -45,7 +45,6 @@ class CheckpointSeries(L.Callback):
     ) -> None:
         self.schedule = Schedule(every, until, then, powers_of_two, start=True)
         self.enabled = enabled
-        self._background = Background()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save step 0; forget what lies beyond the checkpoint, or was before there was one: it is saved again."""
@@ -65,24 +64,12 @@ class CheckpointSeries(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the end."""
         self._save(trainer, pl_module)
-        self.finish_writing()
-
-    def finish_writing(self) -> None:
-        """Wait until all that was saved is in its place.
-
-        Raises:
-            OSError: if it could not be written.
-        """
-        self._background.wait()
+        writer(trainer).wait()
 
     def _save(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if not self.enabled or not trainer.is_global_zero:
             return
         directory, step = _directory(trainer), trainer.global_step
-        self.finish_writing()
-        entries = _manifest(directory) if (directory / "manifest.json").exists() else []
-        if any(entry["step"] == step for entry in entries):
-            return
         weights = {
             name: tensor.detach().to("cpu", copy=True).contiguous()
             for name, tensor in cast(GrokModule, module).evaluated.state_dict().items()
@@ -90,12 +77,15 @@ class CheckpointSeries(L.Callback):
         path = directory / f"step_{step:09d}.safetensors"
 
         def work() -> None:
+            entries = _manifest(directory) if (directory / "manifest.json").exists() else []
+            if any(entry["step"] == step for entry in entries):
+                return
             write_atomically(path, save(weights, metadata={"step": str(step)}))
             known = [*entries, {"step": step, "file": path.name, "sha256": sha256(path)}]
             known.sort(key=lambda entry: entry["step"])
             write_atomically(directory / "manifest.json", json.dumps(known, indent=1) + "\n")
 
-        self._background(work)
+        writer(trainer)(work)
 
 
 def _directory(trainer: L.Trainer) -> Path:

@@ -28,7 +28,10 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 def flops_per_step(module: GrokModule, batch: Batch) -> int:
-    """FLOPs of forward and backward for one batch, counted by torch on the operations that run.
+    """FLOPs of forward and backward for one batch in the plain form of the step, counted by torch.
+
+    What `fast` leaves out counts: a cost in FLOPs is that of the model, on any device. Hidden values of a large token
+    mixing, which are computed again, count twice, and the optimizer's own products do not.
 
     torch counts matrix products, which are all but a fraction of a per cent; attention over up to 8 tokens on a CPU is
     done element by element and not counted. Weights, gradients and random numbers are left as they were.

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 import torch.distributed
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.strategies import Strategy
 from lightning_utilities.core.apply_func import apply_to_collection
 
 from grok import stopping
 from grok.errors import BadInput
-from grok.files import Background, replace, sha256, write_atomically
+from grok.files import replace, sha256, write_atomically, writer
 from grok.report.tensorboard import flush_events
 from grok.schedule import Schedule
 
@@ -47,7 +48,6 @@ class LastCheckpoint(L.Callback):
         self._saved: int | None = None
         self._started = 0
         self._rng: Sequence[Mapping[str, Any]] | None = None
-        self._background = Background()
 
     check = staticmethod(lambda every=1000: Schedule.check(every))
 
@@ -89,7 +89,6 @@ class LastCheckpoint(L.Callback):
         flush_events(trainer.loggers)  # what the checkpoint counts as logged must not be lost with this process
         directory, step = Path(trainer.default_root_dir), trainer.global_step
         partial = directory / ".last.ckpt.partial"
-        self.finish_writing()
 
         def put_in_place() -> None:
             # The new checksum goes first: between any two of these lines, each file is good and known.
@@ -100,11 +99,13 @@ class LastCheckpoint(L.Callback):
                 replace(last, previous)
             replace(partial, last)
 
-        # Every rank takes part, rank 0 writes.
-        if isinstance(trainer.strategy.checkpoint_io, DurableCheckpoints):
-            later = {"background": self._background, "then": put_in_place}
+        # Every rank takes part, rank 0 writes: after the series, so that no file of it is missing before this step.
+        ours = isinstance(trainer.strategy.checkpoint_io, DurableCheckpoints)
+        if ours and type(trainer.strategy).save_checkpoint is Strategy.save_checkpoint:  # sharded ones take no options
+            later = {"background": writer(trainer), "then": put_in_place}
             trainer.save_checkpoint(partial, storage_options=later)
         else:
+            writer(trainer).wait()
             trainer.save_checkpoint(partial)
             if trainer.is_global_zero:
                 put_in_place()
@@ -112,16 +113,8 @@ class LastCheckpoint(L.Callback):
 
     def _in_place(self, trainer: L.Trainer) -> None:
         """No rank may leave, and have the others killed, before the file is in its place."""
-        self.finish_writing()
+        writer(trainer).wait()
         trainer.strategy.barrier()
-
-    def finish_writing(self) -> None:
-        """Wait until all that was saved is in its place.
-
-        Raises:
-            OSError: if it could not be written.
-        """
-        self._background.wait()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the state of every random number generator of every process, as plain data."""

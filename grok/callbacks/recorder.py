@@ -15,7 +15,7 @@ from torch import Tensor
 from grok.analyses import AnalysisRecord
 from grok.data import RegimeDataModule
 from grok.errors import BadInput
-from grok.files import lock
+from grok.files import lock, writer
 from grok.records import Row, RunRecord, wilson
 from grok.report.tensorboard import flush_events, truncate_events
 from grok.training import GrokModule, Score
@@ -86,7 +86,7 @@ class RunRecorder(L.Callback):
             return
         rows = [row for name, score in module.scores.items() for row in self._score_rows(name, score, trainer)]
         scalars = {} if loss is None else {"training_loss": loss}
-        scalars["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
+        scalars["learning_rate"] = float(trainer.optimizers[0].param_groups[0]["lr"])  # a tensor in a CUDA graph
         if self.norms:
             scalars |= self._norms(module)
         if not trainer.is_global_zero:
@@ -113,11 +113,11 @@ class RunRecorder(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, *_: Any) -> None:
         """Let another process continue, once nothing more is written."""
-        for callback in cast(Any, trainer).callbacks:
-            if hasattr(callback, "finish_writing"):
-                with suppress(OSError):  # the exception that ends the run is the one to be told
-                    callback.finish_writing()
-        self.release()
+        try:
+            with suppress(Exception):  # the exception that ends the run is the one to be told
+                writer(trainer).wait()
+        finally:
+            self.release()
 
     def release(self) -> None:
         """Let go of the run directory."""

@@ -3,7 +3,8 @@
 Each run is an ordinary `grok fit` in a thread of its own: configuration, directory, resume, callbacks, records are what
 they are for a run alone. Only one thread moves at a time. When a run comes to a block of optimizer steps it stands
 still; when all stand still, the main thread does as many steps of all of them as every block has left, and lets those
-whose block is done go on, one after the other. So nothing is concurrent, and the outcome does not depend on timing.
+whose block is done go on, one after the other. So nothing but the writing of
+files is concurrent, and the outcome does not depend on timing.
 """
 
 from __future__ import annotations

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
 
+import lightning as L
 import torch
 from torch import Tensor, nn
 
 from grok.data import Batch
 from grok.models import StepModel
 from grok.models.prefixes import PrefixTree, answers_sharing_prefixes
-from grok.training.graph import GraphedSteps
+from grok.training.graph import GraphedSteps, first_line
 
 if TYPE_CHECKING:
     from grok.training.module import GrokModule
@@ -66,7 +67,7 @@ def plan(module: GrokModule, batch: Batch) -> Plan:
 def _tree(module: GrokModule, batch: Batch) -> tuple[PrefixTree | None, str]:
     """The prefixes of a batch if it pays to share them; otherwise why not."""
     net, inputs = module.net, batch.queries.inputs
-    if not net.shares_prefixes or not net.steps:
+    if not net.shares_prefixes or not net.steps or net.auxiliary:
         return None, "this model does not share prefixes"
     if module.read_out == "everywhere" or batch.queries.position_ids is not None:
         return None, "prefixes are shared with read_out=supervised and positions 0, 1, 2, … only"
@@ -87,15 +88,27 @@ def _plan_for_cuda(module: GrokModule) -> Plan:
     half = trainer.precision == "bf16-mixed" or getattr(module.net, "activations", None) == "bfloat16"
     compiled = find_spec("triton") is not None
     scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-    graph = trainer.world_size == 1 and not scaled
+    watched = _hooks_of_a_step(module)
+    graph = trainer.world_size == 1 and not scaled and watched is None
     does = ["weights cast once a step"] * half + ["compiled blocks"] * compiled + ["CUDA graph"] * graph
     lacks = [] if half else ["nothing to cast as trainer.precision is not bf16-mixed"]
     lacks += [] if compiled else ["nothing compiled as triton is not installed"]
     if not graph:
-        lacks.append(
-            "no CUDA graph " + ("under 16-mixed, which looks at gradients" if scaled else "on several devices")
-        )
+        why = "on several devices" if trainer.world_size > 1 else "under 16-mixed, which looks at gradients"
+        lacks.append(f"no CUDA graph {why if watched is None else f'as {watched} acts within a step'}")
     return Plan(False, half, compiled, graph, "fast: " + ", ".join(does + lacks))
+
+
+def _hooks_of_a_step(module: GrokModule) -> str | None:
+    """A callback, or a subclass, that acts within an optimizer step, which a graph would pass over."""
+    hooks = ("on_before_backward", "on_after_backward", "on_before_zero_grad", "on_before_optimizer_step")
+    for callback in cast(Any, module.trainer).callbacks:
+        if any(getattr(type(callback), hook) is not getattr(L.Callback, hook) for hook in hooks):
+            return type(callback).__name__
+    own = ("on_before_backward", "on_after_backward", "on_before_zero_grad")
+    if any(getattr(type(module), hook) is not getattr(L.LightningModule, hook) for hook in own):
+        return type(module).__name__
+    return None
 
 
 class WorkingCopy:
@@ -173,11 +186,18 @@ class FastSteps:
     Args:
         module: that trains; its trainer has begun.
         chosen: the plan.
+        batch: on which compiled blocks are tried before anything is learnt, leaving weights and random numbers alone.
     """
 
-    def __init__(self, module: GrokModule, chosen: Plan) -> None:
+    def __init__(self, module: GrokModule, chosen: Plan, batch: Batch) -> None:
         self.module, self.plan = module, chosen
         self._copy = WorkingCopy(module.net, chosen.cast, chosen.compiled) if chosen.cast or chosen.compiled else None
+        if chosen.compiled:
+            try:
+                self._try(batch)
+            except Exception as error:  # of torch.compile, of a C compiler, of the driver
+                module.print(f"fast: blocks are not compiled: {first_line(error)}")
+                self._copy = WorkingCopy(module.net, chosen.cast) if chosen.cast else None
         self._graphed = GraphedSteps(module, self.loss) if chosen.graph else None
 
     def loss(self, batch: Batch) -> Tensor:
@@ -192,6 +212,12 @@ class FastSteps:
         loss = self.loss(batch)
         self.module.manual_backward(loss)
         self.module.update(loss.detach())
+
+    def _try(self, batch: Batch) -> None:
+        cuda = [self.module.device.index] if self.module.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda), self.module.trainer.precision_plugin.forward_context():
+            self.loss(batch).backward()  # type: ignore[no-untyped-call]
+        self.module.zero_grad()
 
     def _net(self) -> Callable[..., Tensor]:
         if self.plan.prefixes:

@@ -15,7 +15,7 @@ from grok.data import Batch
 if TYPE_CHECKING:
     from grok.training.module import GrokModule
 
-__all__ = ["CudaRecording", "GraphedSteps", "Recording", "plain_numbers"]
+__all__ = ["CudaRecording", "GraphedSteps", "Recording", "first_line", "plain_numbers", "settings_of_the_plain_path"]
 
 WARM_UP = 3
 """Steps done one operation at a time before recording: they make the optimizer's state and compile the blocks."""
@@ -50,8 +50,12 @@ class CudaRecording:
 
     def record(self, work: Callable[[], None]) -> None:
         """See `Recording.record`."""
-        with torch.cuda.graph(self.graph):
-            work()
+        stream = torch.cuda.current_stream(self.device)
+        try:
+            with torch.cuda.graph(self.graph):
+                work()
+        finally:
+            torch.cuda.set_stream(stream)  # which torch leaves behind if ending the recording fails
 
     def replay(self) -> None:
         """See `Recording.replay`."""
@@ -111,9 +115,10 @@ class GraphedSteps:
     def _record(self) -> bool:
         try:
             self._recording.record(self._work)
-        except RuntimeError as error:
-            self._possible = False
-            self.module.print(f"fast: no CUDA graph, torch cannot record this step: {str(error).splitlines()[0]}")
+        except (RuntimeError, AssertionError) as error:
+            self._possible, self._recording = False, self._make()  # lets go of the memory of the failed one
+            self._loss = torch.zeros_like(self._loss)
+            self.module.print(f"fast: no CUDA graph, torch cannot record this step: {first_line(error)}")
             return False
         self._recorded = True
         self._gradients = [weight.grad for weight in self.module.net.parameters()]
@@ -139,6 +144,7 @@ class GraphedSteps:
         self._fixed = _settings(optimizer)
 
     def _singly(self, batch: Batch) -> None:
+        self._optimizer.zero_grad(set_to_none=True)  # what a recording has left there
         loss = self.loss(batch)
         self.module.manual_backward(loss)
         self.module.update(loss.detach())
@@ -170,14 +176,27 @@ class GraphedSteps:
             module.update(self._loss.clone())
 
 
+def first_line(error: BaseException) -> str:
+    """Of its message, or its type."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def _settings(optimizer: Optimizer) -> list[Mapping[str, Any]]:
     """What a recording of `optimizer.step` takes for constant."""
     moving = ("params", "lr")
     return [{key: value for key, value in group.items() if key not in moving} for group in optimizer.param_groups]
 
 
+def settings_of_the_plain_path(groups: Sequence[dict[str, Any]], defaults: Mapping[str, Any]) -> None:
+    """Undo in a checkpoint what recording asks of an optimizer, so that any form of the step goes on from it."""
+    plain_numbers(groups)
+    for group in groups:
+        if "capturable" in group:
+            group["capturable"] = defaults.get("capturable", False)
+
+
 def plain_numbers(groups: Sequence[dict[str, Any]]) -> None:
-    """Turn learning rates that are tensors into numbers, so that any form of the step goes on from a checkpoint."""
+    """Turn learning rates that are tensors into numbers."""
     for group in groups:
         for key, value in group.items():
             if isinstance(value, Tensor):

@@ -23,7 +23,7 @@ from grok.models import LoopedTransformer, State, StepModel
 from grok.models.steps import pick
 from grok.task import Task
 from grok.training.fast import FastSteps, plan
-from grok.training.graph import plain_numbers
+from grok.training.graph import plain_numbers, settings_of_the_plain_path
 from grok.training.objectives import CrossEntropy, Objective
 from grok.training.optimizers import parameter_groups
 from grok.training.schedules import Warmup
@@ -210,14 +210,18 @@ class GrokModule(L.LightningModule):
             self.update(loss.detach())
 
     def on_train_start(self) -> None:
-        """Choose the form of the training step; members of an ensemble have one of their own."""
+        """Choose the form of the training step, and say which; members of an ensemble have one of their own."""
         self._steps = None
-        if self.fast and TOGETHER.get() is None:
-            trainer = self.trainer
-            batch = self._data.generated.train.batch(0, trainer.global_rank, trainer.world_size)
-            chosen = plan(self, batch)
-            self.print(chosen.line)
-            self._steps = FastSteps(self, chosen)
+        if not self.fast:
+            return
+        if TOGETHER.get() is not None:
+            self.print("fast: the plain path, as members of an ensemble are computed together")
+            return
+        trainer = self.trainer
+        batch = self._data.generated.train.to(self.device).batch(0, trainer.global_rank, trainer.world_size)
+        chosen = plan(self, batch)
+        self.print(chosen.line)
+        self._steps = FastSteps(self, chosen, batch)
 
     def update(self, loss: Tensor, keep_memory: bool = False) -> None:
         """What follows a backward pass, whose loss is noted: optimizer, schedule and moving average.
@@ -265,7 +269,8 @@ class GrokModule(L.LightningModule):
         """Keep the training loss of each process since the last evaluation, and weights without slack."""
         sums = None if self._loss_sum is None else cast(Tensor, self.all_gather(self._loss_sum)).reshape(-1)
         checkpoint["training_loss"] = {"sums": sums, "steps": self._loss_steps}
-        plain_numbers([*(g for one in checkpoint["optimizer_states"] for g in one["param_groups"])])
+        for state, optimizer in zip(checkpoint["optimizer_states"], self.trainer.optimizers, strict=True):
+            settings_of_the_plain_path(state["param_groups"], optimizer.defaults)
         plain_numbers(checkpoint["lr_schedulers"])
         # `torch.save` writes the whole memory that a slice is of: of an ensemble, the weights of all members.
         for name, weight in checkpoint["state_dict"].items():

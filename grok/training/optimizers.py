@@ -135,6 +135,7 @@ class MuonAdamW(Optimizer):
         momentum: float = 0.95,
         hidden: str = "blocks.",
     ) -> None:
+        insist(self.check(lr, betas, weight_decay, momentum))
         self.hidden = hidden
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "momentum": momentum})
         self._parts: list[tuple[bool, Optimizer]] = []
@@ -142,6 +143,14 @@ class MuonAdamW(Optimizer):
             if groups := [group for group in self.param_groups if group["muon"] is muon]:
                 part = Muon(groups, adjust_lr_fn="match_rms_adamw") if muon else AdamW(groups)
                 self._parts.append((muon, part))
+
+    @staticmethod
+    def check(
+        lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.95), weight_decay: float = 0.1, momentum: float = 0.95
+    ) -> list[Problem]:
+        """Problems with the arguments of the constructor."""
+        problems = AdamAtan2.check(lr, betas, weight_decay)
+        return problems + ([] if 0 <= momentum < 1 else [Problem("momentum", momentum, "use a share in [0, 1)")])
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Part a group into what Muon and what AdamW updates.

@@ -36,6 +36,9 @@ class Warmup(LambdaLR):
         weight_decay: tuple[float, float] | None = None,
     ) -> None:
         insist(self.check(warmup, decay_from, decay_to, weight_decay))
+        if weight_decay is not None and "weight_decay" not in optimizer.defaults:
+            fix = f"{type(optimizer).__name__} has no weight decay; use null"
+            insist([Problem("weight_decay", weight_decay, fix)])
         self.warmup, self.decay_from, self.decay_to = warmup, decay_from, decay_to
         self.shape, self.weight_decay = shape, weight_decay
         super().__init__(optimizer, self.factor)
@@ -49,6 +52,8 @@ class Warmup(LambdaLR):
     ) -> list[Problem]:
         """Problems with the arguments of the constructor."""
         problems = []
+        if decay_to is not None and decay_to < 1:
+            problems.append(Problem("decay_to", decay_to, "use 1 or more updates"))
         if weight_decay is not None and min(weight_decay) < 0:
             problems.append(Problem("weight_decay", weight_decay, "use two factors, 0 or more"))
         if warmup < 0:

@@ -1,7 +1,8 @@
 """Does a method grok sooner than AdamW? Steps, FLOPs and seconds to 95 % on held-out ID queries, at quickstart size.
 
 Every method, the AdamW baseline included, is searched with the same number of settings on seed 100, and its best
-setting is then run on seeds that the search has not seen. Runs are `grok fit` with configs/quickstart.yaml without
+setting is then run on seeds that the search has not seen. FLOPs are those of forward and backward pass, without the
+optimizer's own (Muon's matrix products would add a tenth). Runs are `grok fit` with configs/quickstart.yaml without
 circuit analyses; each keeps its directory, and the same command goes on where it was stopped.
 
     OMP_NUM_THREADS=1 python scripts/benchmark/grokking.py --workers 2
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import statistics
 from collections.abc import Mapping
@@ -143,8 +145,10 @@ def main() -> None:
     for index, (method, setting) in enumerate(best.items()):
         runs = results[index * options.seeds : (index + 1) * options.seeds]
         there = [one for one in runs if one["steps"] is not None]
+        for seed, one in enumerate(runs):
+            report.note({"method": method, "seed": seed, **one})
         baseline = report.rows[0]["median steps"] if report.rows else None
-        middle = statistics.median([one["steps"] for one in there]) if len(there) * 2 > len(runs) else None
+        middle = _middle(runs, "steps")
         report.row(
             {
                 "method": method,
@@ -153,16 +157,18 @@ def main() -> None:
                 "median steps": middle,
                 "range": f"{min(o['steps'] for o in there)}-{max(o['steps'] for o in there)}" if there else None,
                 "baseline / steps": baseline / middle if baseline and middle else (1.0 if middle else None),
-                "TFLOP": _middle(there, "flops", 1e-12),
-                "s": _middle(there, "seconds", 1),
-                "ms/step": _middle(runs, "ms_per_step", 1),
+                "TFLOP": _middle(runs, "flops", 1e-12),
+                "s": _middle(runs, "seconds"),
+                "ms/step": _middle(runs, "ms_per_step"),
             }
         )
     report.end()
 
 
-def _middle(runs: list[dict[str, Any]], key: str, unit: float) -> float | None:
-    return statistics.median([one[key] for one in runs]) * unit if runs else None
+def _middle(runs: list[dict[str, Any]], key: str, unit: float = 1) -> float | None:
+    """The median over all runs, of which those that never got there count as endless; None if that is endless."""
+    middle = statistics.median([math.inf if one[key] is None else one[key] for one in runs])
+    return None if math.isinf(middle) else middle * unit
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ class Size:
 
 _WANG = partial(TwoHopComposition, phi=18.0, test_size=16)
 _HE = partial(FactExposure, phi=18.0, k=18, regime="natural", test_size=16, encoding=FillIn())
+_GPT2 = partial(LoopedTransformer, width=768, heads=12, dropout=0.1)
 _CLIPPED = {"clip": 1.0}
 _OF_HE = {"clip": None, "ema_decay": 0.999, "decay": "all", "reduction": "queries"}
 
@@ -74,8 +75,8 @@ SIZES = {
         4,
         64,
     ),
-    "4x2": Size(_WANG, partial(LoopedTransformer, width=768, heads=12, layers=4, loops=2), _CLIPPED, 1e-4, 8, 768),
-    "8": Size(_WANG, partial(LoopedTransformer, width=768, heads=12, layers=8), _CLIPPED, 1e-4, 8, 768),
+    "4x2": Size(_WANG, partial(_GPT2, layers=4, loops=2), _CLIPPED, 1e-4, 8, 768),
+    "8": Size(_WANG, partial(_GPT2, layers=8), _CLIPPED, 1e-4, 8, 768),
     "compact": _recursive(0),
     "paper": _recursive(16),
 }

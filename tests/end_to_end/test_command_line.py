@@ -327,3 +327,15 @@ def test_help_is_told_without_importing_anything_that_takes_seconds():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "grok fit --config configs/quickstart.yaml" in done.stdout
+
+
+def test_a_run_that_was_begun_before_a_setting_existed_has_its_default(grok, tiny_config, run):
+    saved = run / "config.yaml"
+    old = yaml.safe_load(saved.read_text())
+    del old["model"]["fast"], old["record"]["norms"]
+    saved.write_text(yaml.safe_dump(old))
+    status, output, _ = grok("fit", "--config", tiny_config, "--run_dir", run)
+    assert (status, "is finished; nothing to do" in output) == (0, True)
+    status, _, errors = grok("fit", "--config", tiny_config, "--run_dir", run, "--model.fast", "true")
+    assert status == 2
+    assert "model.fast: False in the run, True now" in errors

@@ -2,14 +2,24 @@
 
 from functools import partial
 
+import lightning as L
 import pytest
 import torch
 from tiny import ADAM, DEMANDING, Sums, assert_same, make_data, make_module, train, weights
 from torch.optim.lr_scheduler import OneCycleLR
 
-from grok.callbacks import Evaluation, LastCheckpoint
+from grok.callbacks import (
+    CheckpointSeries,
+    CostMeter,
+    Evaluation,
+    GrokkingMonitor,
+    LastCheckpoint,
+    RunRecorder,
+    verify_series,
+)
 from grok.data import ModularArithmetic
 from grok.models import LoopedTransformer, RecursiveTransformer
+from grok.records import RunRecord
 from grok.training import GrokModule, SquaredError, Warmup
 from grok.training import fast as forms
 from grok.training.fast import FastSteps, Plan, WorkingCopy, plan
@@ -167,6 +177,7 @@ def test_recorded_steps_are_counted_and_leave_a_checkpoint_that_any_form_continu
     saved = torch.load(tmp_path / "fast/last.ckpt", weights_only=True)
     rates = [group["lr"] for state in saved["optimizer_states"] for group in state["param_groups"]]
     assert all(type(rate) is float for rate in rates)
+    assert not any(group["capturable"] for state in saved["optimizer_states"] for group in state["param_groups"])
     plain = make_module(small_world(), **options)
     train(tmp_path / "plain", plain, LastCheckpoint(10), steps=20, data=small_world())
     other = torch.load(tmp_path / "plain/last.ckpt", weights_only=True)
@@ -189,27 +200,83 @@ def test_a_schedule_of_more_than_the_rate_leaves_the_optimizer_out_of_the_graph(
     assert Replayed.made == 2
 
 
-def test_batches_of_another_shape_are_done_one_operation_at_a_time(tmp_path, graphed):
-    data, other = small_world(), make_data(batch=32)
+def test_batches_of_another_shape_are_done_one_operation_at_a_time(tmp_path, graphed, monkeypatch):
+    data, other = small_world(), make_data(batch=32).generated.train.batch(0)
     module = make_module(data, fast=True, optimizer=FUSED)
     train(tmp_path, module, steps=WARM_UP + 1, data=data)
-    before = weights(module)
-    module._steps.step(other.generated.train.batch(0))
-    assert not torch.equal(weights(module)["net.embedding.weight"], before["net.embedding.weight"])
+    expected = torch.autograd.grad(module.loss(other), list(module.net.parameters()))
+    seen = []
+    monkeypatch.setattr(
+        module, "on_before_optimizer_step", lambda _: seen.extend(w.grad.clone() for w in module.net.parameters())
+    )
+    module._steps.step(other)
+    torch.testing.assert_close(seen, list(expected), rtol=1e-5, atol=1e-7)
 
 
-def test_a_step_that_cannot_be_recorded_is_done_without_a_graph_and_said(tmp_path, monkeypatch, graphed, capsys):
-    def refuse(*_):
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "after the backward pass"])
+def test_a_step_that_cannot_be_recorded_is_done_without_a_graph_and_said(tmp_path, monkeypatch, graphed, capsys, late):
+    record = Replayed.record
+
+    def refuse(self, work):
+        if late:
+            record(self, work)
+            for weight in self.module.net.parameters():
+                weight.grad.fill_(7.0)  # memory of a graph that never ran
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
-    monkeypatch.setattr(Replayed, "record", refuse)
     plain = learnt(tmp_path, steps=20, optimizer=FUSED)
+    monkeypatch.setattr(Replayed, "record", refuse)
     fast = learnt(tmp_path, fast=True, steps=20, optimizer=FUSED)
     torch.testing.assert_close(fast, plain, rtol=1e-9, atol=1e-9)
     said = [line for line in capsys.readouterr().out.splitlines() if "CUDA graph" in line]
     assert said == [
         "fast: no CUDA graph, torch cannot record this step: operation not permitted when stream is capturing"
     ]
+
+
+def test_a_graphed_run_leaves_the_record_of_a_plain_one(tmp_path, graphed):
+    for name, fast in (("plain", False), ("fast", True)):
+        module = make_module(small_world(), fast=fast, optimizer=FUSED, **DEMANDING)
+        watching = [Evaluation(every=10), GrokkingMonitor(), CostMeter(), CheckpointSeries(every=10), RunRecorder()]
+        train(tmp_path / name, module, *watching, LastCheckpoint(10), steps=30, data=small_world())
+    rates = [RunRecord(tmp_path / name).rows("learning_rate") for name in ("plain", "fast")]
+    assert [row["step"] for row in rates[1]] == [10, 20, 30]
+    assert [row["value"] for row in rates[1]] == pytest.approx([row["value"] for row in rates[0]])
+    assert verify_series(tmp_path / "fast") == verify_series(tmp_path / "plain") > 3
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_run_with_everything_that_watches_it_goes_through(tmp_path):
+    module = make_module(small_world(), net={"width": 64, "dropout": 0.1}, fast=True, optimizer=FUSED, **DEMANDING)
+    watching = [Evaluation(every=10), GrokkingMonitor(), CostMeter(), CheckpointSeries(every=10), RunRecorder()]
+    options = {"accelerator": "gpu", "precision": "bf16-mixed", "data": small_world()}
+    train(tmp_path, module, *watching, LastCheckpoint(10), steps=30, **options)
+    assert [row["step"] for row in RunRecord(tmp_path).rows("learning_rate")] == [10, 20, 30]
+    assert module._steps._graphed._recorded
+
+
+class ActsWithin(L.Callback):
+    def on_after_backward(self, *_):
+        pass
+
+
+def test_what_acts_within_a_step_is_found_and_keeps_the_graph_away(tmp_path):
+    module = make_module()
+    train(tmp_path, module, Evaluation(every=10), LastCheckpoint(10), steps=1)
+    assert forms._hooks_of_a_step(module) is None
+    train(tmp_path, module, ActsWithin(), steps=1)
+    assert forms._hooks_of_a_step(module) == "ActsWithin"
+
+
+def test_blocks_that_cannot_be_compiled_are_not_and_it_is_said(tmp_path, monkeypatch, capsys):
+    def refuse(self, **_):
+        self.forward = lambda *_: (_ for _ in ()).throw(RuntimeError("no C compiler\nmore"))
+
+    plain = learnt(tmp_path, steps=10)
+    monkeypatch.setattr(torch.nn.Module, "compile", refuse)
+    fast = learnt(tmp_path, steps=10, chosen=Plan(compiled=True), monkeypatch=monkeypatch)
+    assert "fast: blocks are not compiled: no C compiler\n" in capsys.readouterr().out
+    assert_same(fast, plain)
 
 
 def line_of(module, data) -> str:

@@ -87,10 +87,20 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, optimizer):
     assert_same(weights(rest), weights(whole))
 
 
-@pytest.mark.parametrize(("options", "named"), [({"alpha": 1.0}, "alpha"), ({"lamb": -1.0}, "lamb")])
-def test_settings_of_grokfast_that_make_no_sense_are_refused(options, named):
-    with pytest.raises(BadInput, match=named):
-        GrokfastAdamW(nets()[0].parameters(), **options)
+@pytest.mark.parametrize(
+    ("optimizer", "wrong"),
+    [
+        (GrokfastAdamW, {"alpha": 1.0}),
+        (GrokfastAdamW, {"lamb": -1.0}),
+        (MuonAdamW, {"lr": -1.0}),
+        (MuonAdamW, {"betas": (0.9, 1.5)}),
+        (MuonAdamW, {"weight_decay": -3.0}),
+        (MuonAdamW, {"momentum": 7.0}),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(optimizer, wrong):
+    with pytest.raises(BadInput, match=next(iter(wrong))):
+        optimizer(parameter_groups(nets()[0], "all"), **wrong)
 
 
 def scheduled(**options) -> list[tuple[float, float]]:
@@ -122,3 +132,7 @@ def test_weight_decay_goes_in_a_line_from_its_first_factor_to_its_last():
 def test_negative_factors_of_weight_decay_are_refused():
     with pytest.raises(BadInput, match="weight_decay"):
         scheduled(weight_decay=(1.0, -1.0))
+    with pytest.raises(BadInput, match="decay_to"):
+        scheduled(weight_decay=(1.0, 0.0), decay_to=-5)
+    with pytest.raises(BadInput, match="Rprop has no weight decay"):
+        Warmup(torch.optim.Rprop([torch.zeros(1, requires_grad=True)]), weight_decay=(1.0, 0.0))

@@ -9,8 +9,18 @@ import pytest
 import torch
 from tiny import DEMANDING, assert_same, make_data, make_module, train, weights
 
-from grok.callbacks import CostMeter, Evaluation, GrokkingMonitor, LastCheckpoint, RunRecorder
+from grok.callbacks import (
+    CheckpointSeries,
+    CostMeter,
+    Evaluation,
+    GrokkingMonitor,
+    LastCheckpoint,
+    RunRecorder,
+    checkpoints,
+    load_series,
+)
 from grok.callbacks.last import DurableCheckpoints
+from grok.files import writer
 from grok.records import RunRecord
 
 STEPS = 30
@@ -21,7 +31,7 @@ class KeepCheckpoints(LastCheckpoint):
 
     def _save(self, trainer):
         super()._save(trainer)
-        self.finish_writing()
+        writer(trainer).wait()
         path = f"{trainer.default_root_dir}/last.ckpt"
         shutil.copy(path, path.replace("last", f"at_{trainer.global_step}"))
 
@@ -152,3 +162,21 @@ def test_a_checkpoint_holds_the_state_of_its_step_whatever_is_learnt_while_it_is
     saved = torch.load(tmp_path / "previous.ckpt", weights_only=True)
     assert saved["global_step"] == 10
     assert_same({name: saved["state_dict"][name] for name in seen}, seen)
+
+
+def test_a_checkpoint_is_not_put_in_place_before_the_series_up_to_it(tmp_path, monkeypatch):
+    real = checkpoints.write_atomically
+
+    def refuse(path, content):
+        if path.name == "step_000000010.safetensors":
+            raise OSError(28, "No space left on device", str(path))
+        real(path, content)
+
+    monkeypatch.setattr(checkpoints, "write_atomically", refuse)
+    watching = (CheckpointSeries(every=10, powers_of_two=False), LastCheckpoint(10))
+    with pytest.raises(OSError, match="No space left"):
+        train(tmp_path, make_module(block=5), *watching, steps=20, plugins=[DurableCheckpoints()])
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 0
+    monkeypatch.undo()
+    train(tmp_path, make_module(block=5), *watching, steps=20, resume=tmp_path / "last.ckpt")
+    assert sorted(load_series(tmp_path)) == [0, 10, 20]
