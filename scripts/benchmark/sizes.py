@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import lightning as L
@@ -136,26 +137,33 @@ class Bare:
 
 
 class _Clock(L.Callback):
-    """Notes when `warm` optimizer steps were done, and when all were."""
+    """Notes when `warm` optimizer steps were done, and every `steps` after that."""
 
-    def __init__(self, warm: int, device: str) -> None:
-        self.warm, self.device = warm, device
+    def __init__(self, warm: int, steps: int, device: str) -> None:
+        self.warm, self.steps, self.device = warm, steps, device
         self.seen: list[float] = []
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        if trainer.global_step in (self.warm, trainer.max_steps):
+        done = trainer.global_step - self.warm
+        if done >= 0 and done % self.steps == 0:
             synchronize(self.device)
             self.seen.append(time.perf_counter())
 
 
 def seconds_per_step_of_trainer(
-    module: GrokModule, data: RegimeDataModule, steps: int, warm: int, device: str, precision: str = "32-true"
+    module: GrokModule,
+    data: RegimeDataModule,
+    steps: int,
+    warm: int,
+    device: str,
+    precision: str = "32-true",
+    repeats: int = 1,
 ) -> float:
     """Seconds of an optimizer step through the Trainer, blocks and hooks included, after `warm` of them.
 
-    Both numbers must be multiples of the module's block.
+    The least of `repeats` stretches of `steps`; both numbers must be multiples of the module's block.
     """
-    clock = _Clock(warm, device)
+    clock = _Clock(warm, steps, device)
     warnings.filterwarnings("ignore", module="lightning")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory() as directory:
@@ -165,7 +173,7 @@ def seconds_per_step_of_trainer(
             accelerator="gpu" if device.startswith("cuda") else "cpu",
             devices=1,
             precision=precision,  # type: ignore[arg-type]
-            max_steps=warm + steps,
+            max_steps=warm + repeats * steps,
             max_epochs=-1,
             logger=False,
             enable_checkpointing=False,
@@ -176,8 +184,7 @@ def seconds_per_step_of_trainer(
             use_distributed_sampler=False,
         )
         trainer.fit(module, datamodule=data)
-    began, ended = clock.seen
-    return (ended - began) / steps
+    return min(later - earlier for earlier, later in pairwise(clock.seen)) / steps
 
 
 def flops_of(work: Callable[[], Any]) -> int:

