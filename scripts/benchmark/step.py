@@ -8,9 +8,9 @@ our model applies, none of them shared. *Bare*: forward, backward, clipping, Ada
 
 Every form runs in a process of its own; the least of three stretches of steps counts (of the reference form: of two, or
 of one where a step takes a minute), as other work on a machine only adds. FLOPs are those of the plain form of the
-model, counted by torch: what `fast` leaves out shows in the time, and the share of what a large matrix product achieves
-in the same process is of useful work. All forms of the sizes `4x2` and `8` have dropout 0.1; at quickstart size only the
-reference form has.
+model, counted by torch: what `fast` leaves out shows in the time, and the share of what a large matrix product
+achieves in the same process is of useful work. All forms of the sizes `4x2` and `8` have dropout 0.1; at quickstart
+size only the reference form has.
 
     OMP_NUM_THREADS=1 python scripts/benchmark/step.py --sizes quickstart 4x2 8 --batch 512
 """
