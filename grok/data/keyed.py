@@ -19,13 +19,14 @@ POSITIVE = (1 << 63) - 1
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
-    return (x >> bits) & ((1 << (64 - bits)) - 1)  # >> on int64 copies the sign bit; a hash needs zeros
+    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)  # >> on int64 copies the sign bit; a hash needs zeros
 
 
 def _mix(x: Tensor) -> Tensor:
-    x = (x ^ _shift(x, 30)) * _MIX_1
-    x = (x ^ _shift(x, 27)) * _MIX_2
-    return x ^ _shift(x, 31)
+    # In place from the second operation on: half of the time went into memory for intermediate results.
+    x = (x ^ _shift(x, 30)).mul_(_MIX_1)
+    x = x.bitwise_xor_(_shift(x, 27)).mul_(_MIX_2)
+    return x.bitwise_xor_(_shift(x, 31))
 
 
 def keyed_hash(*parts: Tensor | int | str) -> Tensor:
@@ -52,7 +53,9 @@ def keyed_share(share: float, *parts: Tensor | int | str) -> Tensor:
     return (keyed_hash(*parts) & POSITIVE) <= int(share * (1 << 62)) * 2 - 1
 
 
-def keyed_permutation(index: Tensor, size: int, *key: Tensor | int | str, rounds: int = 32) -> Tensor:
+def keyed_permutation(
+    index: Tensor, size: int, *key: Tensor | int | str, which: Tensor | None = None, rounds: int = 32
+) -> Tensor:
     """Image of `index` under a pseudorandom permutation of `0 … size - 1`, one per `key`.
 
     The swap-or-not shuffle (Hoang, Morris and Rogaway 2012): each round pairs x with K - x and swaps the pair or not by
@@ -63,12 +66,19 @@ def keyed_permutation(index: Tensor, size: int, *key: Tensor | int | str, rounds
         index: int64 tensor of positions, any shape.
         size: number of elements permuted, at least 1.
         key: what selects the permutation; tensor parts broadcast with `index` (a different permutation per element).
+        which: of the shape of `index`, for few permutations of many elements: element i takes key `which[i]`, and the
+            parts of `key` have one entry per permutation.
         rounds: swap rounds; 32 mixes a million rows well.
     """
-    key_hash = keyed_hash(*key).to(index.device)
+    keyed = _mix(keyed_hash(*key).to(index.device) + _GOLDEN)  # what hashes of (key, …) have in common
     x = index
     for round_ in range(rounds):
-        partner = (keyed_uniform(size, key_hash, 2 * round_) - x) % size
-        swap = keyed_hash(key_hash, 2 * round_ + 1, torch.maximum(x, partner)) & 1
+        offset = (_mix(keyed + _GOLDEN + 2 * round_) & POSITIVE) % size
+        salt = _mix(keyed + _GOLDEN + (2 * round_ + 1)) + _GOLDEN
+        if which is not None:
+            offset, salt = offset[which], salt[which]
+        partner = offset - x
+        partner = torch.where(partner < 0, partner + size, partner)
+        swap = _mix(salt + torch.maximum(x, partner)) & 1
         x = torch.where(swap.bool(), partner, x)
     return x

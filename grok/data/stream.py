@@ -68,7 +68,9 @@ class TableStream(Stream):
         """Table rows of steps `start … stop - 1`: `[step, query]`, on the table's device."""
         place = torch.arange(start * self.size, stop * self.size, device=self.table.inputs.device)
         rows = len(self.table)
-        order = keyed_permutation(place % rows, rows, "order", self.seed, place // rows)
+        first, last = start * self.size // rows, (stop * self.size - 1) // rows
+        epochs = torch.arange(first, last + 1, device=place.device)
+        order = keyed_permutation(place % rows, rows, "order", self.seed, epochs, which=place // rows - first)
         return order.view(stop - start, self.size)
 
     def batches(self, start: int, stop: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
