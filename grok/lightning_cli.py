@@ -327,8 +327,7 @@ def _insist_on_same(saved: Path, new: str, parser: LightningArgumentParser) -> N
         raise BadInput(f"{saved}: not YAML; restore it, or start beside it with --fresh") from None
     if not isinstance(old, dict):
         raise BadInput(f"{saved}: not the configuration of a run; restore it, or start beside it with --fresh")
-    older = {} if wanted["start"]["run"] else {"start": wanted["start"]}  # begun when there was no such group
-    changes = differences({**older, **old, "experiment": wanted["experiment"]}, wanted)
+    changes = differences({**old, "experiment": wanted["experiment"]}, wanted)
     if changes:  # keys that there were not when the run was begun have their defaults
         with suppress(ArgumentError):
             filled = yaml.safe_load(dump_config(parser, parser.parse_args(["--config", str(saved)])))

@@ -159,4 +159,4 @@ def test_a_run_that_was_begun_before_there_were_starts_goes_on(grok, tiny_config
     config.write_text(yaml.safe_dump(old))
     again = ("fit", "--config", tiny_config, "--run_dir", "source", "--lens.enabled", "true")
     assert "finished; nothing to do" in grok(*again)[1]
-    assert "start: None in the run, {'run': 'x', 'step': 'last'} now" in grok(*again, "--start.run", "x")[2]
+    assert "start.run: None in the run, 'x' now" in grok(*again, "--start.run", "x")[2]
