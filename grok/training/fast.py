@@ -209,9 +209,7 @@ class FastSteps:
         if self._graphed is not None:
             self._graphed.step(batch)
             return
-        loss = self.loss(batch)
-        self.module.manual_backward(loss)
-        self.module.update(loss.detach())
+        self.module.learn(self.loss(batch))
 
     def _try(self, batch: Batch) -> None:
         cuda = [self.module.device.index] if self.module.device.type == "cuda" else []

@@ -145,9 +145,7 @@ class GraphedSteps:
 
     def _singly(self, batch: Batch) -> None:
         self._optimizer.zero_grad(set_to_none=True)  # what a recording has left there
-        loss = self.loss(batch)
-        self.module.manual_backward(loss)
-        self.module.update(loss.detach())
+        self.module.learn(self.loss(batch))
 
     def _work(self) -> None:
         assert self._static is not None

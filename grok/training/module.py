@@ -205,9 +205,7 @@ class GrokModule(L.LightningModule):
             if self._steps is not None:
                 self._steps.step(batch)
                 continue
-            loss = self.loss(batch, world)
-            self.manual_backward(loss)
-            self.update(loss.detach())
+            self.learn(self.loss(batch, world))
 
     def on_train_start(self) -> None:
         """Choose the form of the training step, and say which; members of an ensemble have one of their own."""
@@ -222,6 +220,11 @@ class GrokModule(L.LightningModule):
         chosen = plan(self, batch)
         self.print(chosen.line)
         self._steps = FastSteps(self, chosen, batch)
+
+    def learn(self, loss: Tensor) -> None:
+        """Backward pass and update."""
+        self.manual_backward(loss)
+        self.update(loss.detach())
 
     def update(self, loss: Tensor, keep_memory: bool = False) -> None:
         """What follows a backward pass, whose loss is noted: optimizer, schedule and moving average.

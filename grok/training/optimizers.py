@@ -47,6 +47,14 @@ def parameter_groups(
     return [group for group in common if group["params"]] + groups
 
 
+def _called(closure: Callable[[], Any] | None) -> Any:
+    """What a closure given to `Optimizer.step` gives, which computes gradients."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
 class AdamAtan2(Optimizer):
     """Adam-atan2 (Everett et al. 2024, arXiv 2407.05872): m / (√v + ε) becomes atan2(m, √v); weight decay as in AdamW.
 
@@ -89,10 +97,7 @@ class AdamAtan2(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of all weights that have a gradient; gives what `closure`, called first, gives."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = _called(closure)
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
@@ -168,10 +173,7 @@ class MuonAdamW(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of all weights that have a gradient; gives what `closure`, called first, gives."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = _called(closure)
         for muon, part in self._parts:  # loading a checkpoint gives this optimizer new groups and states
             part.param_groups = [group for group in self.param_groups if group["muon"] is muon]
             part.state = self.state
@@ -218,10 +220,7 @@ class GrokfastAdamW(AdamW):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of all weights that have a gradient; gives what `closure`, called first, gives."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = _called(closure)
         slow: dict[Tensor, Tensor] = {}
         for group in self.param_groups:
             for weight in group["params"]:
