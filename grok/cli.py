@@ -23,7 +23,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from grok.callbacks import verify_series
 from grok.callbacks.console import say
 from grok.callbacks.last import verify_checkpoints
-from grok.errors import BadInput
+from grok.errors import BadInput, NotFinite
 from grok.help import HELP_TEXT, asks_for_help
 from grok.lightning_cli import run_lightning
 from grok.stopping import DISK, Stopped, listening
@@ -98,8 +98,8 @@ _COMMANDS: Mapping[str, Callable[[Sequence[str]], int | None]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status.
 
-    0 done; 2 bad input (told in a few lines, `--traceback` for more); 74 the disk refused; 75 stopped by a signal of a
-    batch system, and 130 by Ctrl-C, with everything saved.
+    0 done; 1 a loss or gradient that is not finite; 2 bad input (told in a few lines, `--traceback` for more); 74 the
+    disk refused; 75 stopped by a signal of a batch system, and 130 by Ctrl-C, with everything saved.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     traceback = "--traceback" in arguments
@@ -119,6 +119,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{stopped}, everything is saved; the same command continues", file=sys.stderr)
             return stopped.status
         return 0  # a batch system kills the fellows of a process that ends badly, and the first may still be writing
+    except NotFinite as error:
+        if traceback:
+            raise
+        if cast(Any, rank_zero_only).rank == 0:
+            print(f"error: {error}", file=sys.stderr)
+        return 1
     except Exception as error:
         if (full := _disk_error(error)) and not traceback:
             print(f"error: {full}", file=sys.stderr)

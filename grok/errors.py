@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["BadInput", "Problem", "insist"]
+__all__ = ["BadInput", "NotFinite", "Problem", "insist"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,21 @@ class BadInput(ValueError):
     def __init__(self, *problems: Problem | str) -> None:
         self.problems = problems
         super().__init__("\n".join(map(str, problems)))
+
+
+class NotFinite(ArithmeticError):
+    """Training met a loss or a gradient that is infinite or not a number; the command line exits with status 1.
+
+    Args:
+        step: number of the optimizer step, counted from 1; its batch is number `step - 1` of the stream.
+        what: the loss, or the norm of the gradient.
+        value: of it.
+        more: what else is to be said.
+    """
+
+    def __init__(self, step: int, what: str, value: float, more: str = "") -> None:
+        self.step, self.what, self.value = step, what, value
+        super().__init__(f"the {what} is {value} at optimizer step {step}{more}")
 
 
 def insist(problems: Iterable[Problem]) -> None:

@@ -154,9 +154,15 @@ class Milestones:
         self.levels = sorted({*levels, threshold})
         self.steps: list[int] = []
         self.accuracy: dict[str, list[float]] = {}
+        self.queries: dict[str, int] = {}
 
-    def update(self, step: int, accuracy: Mapping[str, float]) -> list[tuple[str, float]]:
-        """Add an evaluation; returns the (split, level) pairs crossed for the first time."""
+    def update(
+        self, step: int, accuracy: Mapping[str, float], queries: Mapping[str, int] | None = None
+    ) -> list[tuple[str, float]]:
+        """Add an evaluation, on so many `queries` of each split; returns the (split, level) pairs crossed for the
+        first time.
+        """
+        self.queries |= queries or {}
         before = {split: max(values, default=-1.0) for split, values in self.accuracy.items()}
         self.steps.append(step)
         for split, value in accuracy.items():
@@ -189,6 +195,19 @@ class Milestones:
         memorised, grokked = self.memorised_step, next(iter(self.grok_step.values()), None)
         return None if memorised is None or grokked is None else grokked / memorised
 
+    @property
+    def spikes(self) -> list[dict[str, Any]]:
+        """Evaluations at which a split had at most half the accuracy of the evaluation before, beyond what chance does:
+        the 95 % intervals do not meet. In order of steps: `{step, split, before, after}`.
+        """
+        found = []
+        for split, values in self.accuracy.items():
+            n = self.queries.get(split, 0)
+            for step, before, after in zip(self.steps[1:], values, values[1:], strict=False):
+                if after <= before / 2 and wilson(after, n)[1] < wilson(before, n)[0]:
+                    found.append({"step": step, "split": split, "before": before, "after": after})
+        return sorted(found, key=lambda spike: spike["step"])
+
     def at_memorised(self) -> dict[str, float]:
         """Accuracy of every split at the memorised step."""
         memorised = self.memorised_step
@@ -204,6 +223,7 @@ class Milestones:
             "grok_step": self.grok_step,
             "delay": self.delay,
             "accuracy_when_memorised": self.at_memorised(),
+            "spikes": self.spikes,
             "crossings": {
                 split: {
                     f"{level:g}": {
@@ -218,9 +238,11 @@ class Milestones:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"steps": list(self.steps), "accuracy": {split: list(v) for split, v in self.accuracy.items()}}
+        accuracy = {split: list(values) for split, values in self.accuracy.items()}
+        return {"steps": list(self.steps), "accuracy": accuracy, "queries": dict(self.queries)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from `state`."""
         self.steps = list(state["steps"])
         self.accuracy = {split: list(values) for split, values in state["accuracy"].items()}
+        self.queries = dict(state.get("queries", {}))

@@ -128,3 +128,17 @@ def test_milestones_survive_a_round_trip_and_nothing_is_milestone_less():
     assert copy.summary() == found.summary()
     empty = Milestones(None, ()).summary()
     assert (empty["memorised_step"], empty["grok_step"], empty["delay"]) == (None, {}, None)
+
+
+def test_an_accuracy_that_falls_by_half_is_a_spike_unless_chance_does_as_much():
+    found = Milestones("train", ("iid",))
+    for step, (train, iid) in enumerate([(0.5, 0.02), (1.0, 0.01), (0.49, 0.3), (0.9, 0.15), (0.46, 0.31)], 1):
+        found.update(step, {"train": train, "iid": iid}, {"train": 1000, "iid": 400})
+    assert found.spikes == [
+        {"step": 3, "split": "train", "before": 1.0, "after": 0.49},
+        {"step": 4, "split": "iid", "before": 0.3, "after": 0.15},
+    ]
+    assert found.summary()["spikes"] == found.spikes
+    again = Milestones("train", ("iid",))
+    again.restore(found.state())
+    assert again.spikes == found.spikes

@@ -24,7 +24,8 @@ from grok.report.tensorboard import flush_events
 from grok.schedule import Schedule
 
 __all__ = [
-    "DurableCheckpoints", "LastCheckpoint", "good_checkpoint", "rng_state", "set_rng_state", "verify_checkpoints",
+    "DurableCheckpoints", "LastCheckpoint", "good_checkpoint", "rng_state", "saved_checkpoints", "set_rng_state",
+    "verify_checkpoints",
 ]  # fmt: skip
 
 NAMES = ("last.ckpt", "previous.ckpt")
@@ -92,7 +93,7 @@ class LastCheckpoint(L.Callback):
 
         def put_in_place() -> None:
             # The new checksum goes first: between any two of these lines, each file is good and known.
-            known = [{"step": step, "sha256": sha256(partial)}, *_saved(directory)]
+            known = [{"step": step, "sha256": sha256(partial)}, *saved_checkpoints(directory)]
             write_atomically(directory / "saved.json", json.dumps(known[:3], indent=1) + "\n")
             last, previous = (directory / name for name in NAMES)
             if last.exists():
@@ -191,7 +192,8 @@ def set_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
         torch.get_device_module(device).set_rng_state(state["device"].cpu(), device)
 
 
-def _saved(directory: Path) -> list[dict[str, Any]]:
+def saved_checkpoints(directory: Path) -> list[dict[str, Any]]:
+    """Step and SHA-256 of the last checkpoints saved in a run directory, the newest first."""
     try:
         entries = json.loads((directory / "saved.json").read_text())
         return [{"step": entry["step"], "sha256": entry["sha256"]} for entry in entries]
@@ -229,7 +231,7 @@ def verify_checkpoints(run: Path) -> int:
 
 
 def _damage(path: Path) -> str | None:
-    known = {entry["sha256"] for entry in _saved(path.parent)}
+    known = {entry["sha256"] for entry in saved_checkpoints(path.parent)}
     if not known or sha256(path) in known:  # without `saved.json` the file must speak for itself
         return None
     return f"{path}: damaged or replaced, its content is not what was saved"

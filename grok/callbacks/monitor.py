@@ -18,6 +18,9 @@ __all__ = ["GrokkingMonitor"]
 class GrokkingMonitor(L.Callback):
     """Follows the accuracy of every split, says when a milestone is passed, and may end the run after grokking.
 
+    A spike, accuracy that falls by half or more from one evaluation to the next, is said too; all are listed in
+    `summary.json`.
+
     Args:
         threshold: accuracy that counts as memorised (training queries) and as grokked (held-out queries).
         window: a sustained crossing needs the median of this many evaluations.
@@ -66,8 +69,13 @@ class GrokkingMonitor(L.Callback):
             say(f"step {step:>7}  " + "  ".join(f"{name} {value}" for name, value in shown.items()))
         if trainer.state.fn != "fit" or (self.milestones.steps and self.milestones.steps[-1] >= step):
             return
-        for split, level in self.milestones.update(step, accuracy):
-            self._announce(split, level, accuracy, {name: score.n for name, score in scores.items()})
+        sizes = {name: score.n for name, score in scores.items()}
+        for split, level in self.milestones.update(step, accuracy, sizes):
+            self._announce(split, level, accuracy, sizes)
+        for spike in self.milestones.spikes:
+            if spike["step"] == step:
+                fell = f"from {100 * spike['before']:.1f} % to {100 * spike['after']:.1f} %"
+                say(f">>> spike at step {step}: {spike['split']} fell {fell}")
         self._stop_if_done(trainer)
 
     def _announce(self, split: str, level: float, accuracy: dict[str, float], sizes: dict[str, int]) -> None:

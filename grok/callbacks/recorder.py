@@ -87,6 +87,8 @@ class RunRecorder(L.Callback):
         rows = [row for name, score in module.scores.items() for row in self._score_rows(name, score, trainer)]
         scalars = {} if loss is None else {"training_loss": loss}
         scalars["learning_rate"] = float(trainer.optimizers[0].param_groups[0]["lr"])  # a tensor in a CUDA graph
+        if module.finite.skip:
+            scalars["skipped_steps"] = module.finite.skipped
         if self.norms:
             scalars |= self._norms(module)
         if not trainer.is_global_zero:
@@ -144,6 +146,8 @@ class RunRecorder(L.Callback):
         for callback in cast(Any, trainer).callbacks:
             if hasattr(callback, "summary"):
                 summary |= callback.summary()
+        if module.finite.skip:
+            summary["skipped_steps"] = module.finite.skipped
         return summary | {"finished": False}
 
     @staticmethod

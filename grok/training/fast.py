@@ -89,12 +89,13 @@ def _plan_for_cuda(module: GrokModule) -> Plan:
     compiled = find_spec("triton") is not None
     scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
     watched = _hooks_of_a_step(module)
-    graph = trainer.world_size == 1 and not scaled and watched is None
+    graph = trainer.world_size == 1 and not scaled and watched is None and not module.finite.skip
     does = ["weights cast once a step"] * half + ["compiled blocks"] * compiled + ["CUDA graph"] * graph
     lacks = [] if half else ["nothing to cast as trainer.precision is not bf16-mixed"]
     lacks += [] if compiled else ["nothing compiled as triton is not installed"]
     if not graph:
         why = "on several devices" if trainer.world_size > 1 else "under 16-mixed, which looks at gradients"
+        why = "as model.nonfinite=skip looks at each step" if module.finite.skip else why
         lacks.append(f"no CUDA graph {why if watched is None else f'as {watched} acts within a step'}")
     return Plan(False, half, compiled, graph, "fast: " + ", ".join(does + lacks))
 

@@ -88,6 +88,7 @@ class GraphedSteps:
         self._recording = self._make()
         self._recorded, self._warm, self._possible = False, 0, True
         self._loss = torch.zeros((), device=module.device)
+        self._norm: Tensor | None = None
         self._gradients: list[Tensor | None] = []
         self._fixed: list[Mapping[str, Any]] = []
         self._with_update = False
@@ -156,6 +157,7 @@ class GraphedSteps:
         self._loss = loss.detach()
         if self._with_update:
             module.on_before_optimizer_step(optimizer)
+            self._norm, module.finite.norm = module.finite.norm, None
             optimizer.step()
             module.average()
 
@@ -166,6 +168,7 @@ class GraphedSteps:
             counted._on_before_step()
             recording.replay()
             counted._on_after_step()
+            module.finite.norm = None if self._norm is None else self._norm.clone()
             module.advance(self._loss.clone())
         else:
             recording.replay()

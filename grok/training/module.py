@@ -23,6 +23,7 @@ from grok.models import LoopedTransformer, State, StepModel
 from grok.models.steps import pick
 from grok.task import Task
 from grok.training.fast import FastSteps, plan
+from grok.training.finite import Finite, gradient_norm
 from grok.training.graph import plain_numbers, settings_of_the_plain_path
 from grok.training.objectives import CrossEntropy, Objective
 from grok.training.optimizers import parameter_groups
@@ -65,6 +66,8 @@ class GrokModule(L.LightningModule):
         block: K, optimizer steps per Lightning training step.
         read_out: run the last block and the read-out at the `supervised` positions only, or `everywhere` as the
             reference code does; the loss and the gradients are the same.
+        nonfinite: what to do when the loss or the gradient of a step is infinite or not a number: `stop` before any of
+            it is saved, or `skip` the update and count it, which waits for the device at every step.
         fast: train by the fastest form of the same step on the device at hand, and say in one line what that is: on a
             CPU, prefixes that queries share are computed once; on CUDA, compiled blocks, one cast of the weights and
             one graph a step. Results are equal up to rounding, and checkpoints have the same keys.
@@ -88,6 +91,7 @@ class GrokModule(L.LightningModule):
         block: int = 50,
         read_out: Literal["supervised", "everywhere"] = "supervised",
         reduction: Literal["slots", "queries"] = "slots",
+        nonfinite: Literal["stop", "skip"] = "stop",
         fast: bool = False,
         seed: int = 0,
         init_seed: int | None = None,
@@ -109,6 +113,7 @@ class GrokModule(L.LightningModule):
         parameter_groups(self.net, decay, self.groups)  # refuses a name that no weight has
         self.clip, self.block, self.read_out, self.reduction = clip, block, read_out, reduction
         self.fast, self._steps = fast, None  # type: tuple[bool, FastSteps | None]
+        self.finite = Finite(skip=nonfinite == "skip")
         self.metrics = nn.ModuleList()  # by position: a split may be called `train`, a name nn.Module has taken
         self.scores: dict[str, Score] = {}
         self._loss_sum: Tensor | None = None
@@ -196,16 +201,19 @@ class GrokModule(L.LightningModule):
         return net(inputs, at=at, position_ids=position_ids)
 
     def training_step(self, block: Block, _: int) -> None:
-        """K optimizer steps. Nothing here waits for the device or logs."""
+        """K optimizer steps, during which nothing waits for the device or logs; then a look whether all were finite.
+
+        Raises:
+            NotFinite: naming the first that was not.
+        """
         together = TOGETHER.get()
-        if together is not None and together(self, block):
-            return
-        world = self.trainer.world_size
-        for batch in block:
-            if self._steps is not None:
-                self._steps.step(batch)
-                continue
-            self.learn(self.loss(batch, world))
+        if together is None or not together(self, block):
+            for batch in block:
+                if self._steps is not None:
+                    self._steps.step(batch)
+                else:
+                    self.learn(self.loss(batch, self.trainer.world_size))
+        self.finite.insist(self.trainer)
 
     def on_train_start(self) -> None:
         """Choose the form of the training step, and say which; members of an ensemble have one of their own."""
@@ -234,28 +242,40 @@ class GrokModule(L.LightningModule):
             keep_memory: zero the gradients in place; they are slices of those of an ensemble.
         """
         optimizer = cast(Any, self.optimizers())
-        optimizer.step()
+        skipped = self.finite.leaves_out(loss, self.net, self.trainer)
+        if skipped:  # only counted: Lightning's wrapper counts steps around a real one
+            optimizer._on_before_step()
+            optimizer._on_after_step()
+        else:
+            optimizer.step()
+            self.average()
         optimizer.zero_grad(set_to_none=not keep_memory)
-        self.average()
-        self.advance(loss)
+        self.advance(loss, skipped)
 
     def average(self) -> None:
         """Let the moving average follow the weights."""
         if self.ema is not None and self._average is not None:
             self._average(list(self.ema.parameters()), list(self.net.parameters()), 0)
 
-    def advance(self, loss: Tensor) -> None:
+    def advance(self, loss: Tensor, skipped: bool = False) -> None:
         """Note the loss of an optimizer step that has been done, and let the schedule set the rate of the next."""
         schedule = cast(LRScheduler | None, self.lr_schedulers())
         if schedule is not None:
             schedule.step()
+        if skipped:
+            return
+        self.finite.note(loss)
         self._loss_sum = loss if self._loss_sum is None else self._loss_sum + loss
         self._loss_steps += 1
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip here: under fp16 the gradients have just been unscaled."""
         if self.clip is not None:
-            nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
+            norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
+        else:
+            norm = gradient_norm(self.net)
+        if getattr(self.trainer.precision_plugin, "scaler", None) is None:  # which itself skips infinite gradients
+            self.finite.norm = norm
 
     def pop_training_loss(self) -> float | None:
         """Mean training loss since the last call, over all processes, which all call this; waits for the device."""
@@ -272,6 +292,7 @@ class GrokModule(L.LightningModule):
         """Keep the training loss of each process since the last evaluation, and weights without slack."""
         sums = None if self._loss_sum is None else cast(Tensor, self.all_gather(self._loss_sum)).reshape(-1)
         checkpoint["training_loss"] = {"sums": sums, "steps": self._loss_steps}
+        checkpoint["finite"] = self.finite.state()
         for state, optimizer in zip(checkpoint["optimizer_states"], self.trainer.optimizers, strict=True):
             settings_of_the_plain_path(state["param_groups"], optimizer.defaults)
         plain_numbers(checkpoint["lr_schedulers"])
@@ -291,6 +312,8 @@ class GrokModule(L.LightningModule):
                 net.to(next(iter(kinds)))
         kept = checkpoint.get("training_loss", {"sums": None, "steps": 0})
         sums, self._loss_steps = kept["sums"], kept["steps"]
+        if "finite" in checkpoint:
+            self.finite.restore(checkpoint["finite"])
         if sums is not None:
             self._loss_sum = sums[self.global_rank] if len(sums) == self.trainer.world_size else sums.mean()
 

@@ -174,3 +174,16 @@ def test_runs_that_cannot_be_one_ensemble_are_trained_one_after_the_other(argvs,
         assert "no ensemble, trained alone: model.net.dropout=0.2" in logs[index].read_text()
         assert main(argv) == 0
         assert hashes(tmp_path / f"run_{index}") == hashes(tmp_path / f"alone_{index}")
+
+
+def test_a_member_that_diverges_ends_alone_and_keeps_its_last_good_weights(argvs, tmp_path):
+    runs = argvs("run")
+    runs[1] += ["--model.optimizer.lr", "1e30", "--last.every", "1"]
+    logs = [tmp_path / f"log_{index}.txt" for index in range(3)]
+    assert run_group(runs, logs) == [0, 1, 0]
+    told = logs[1].read_text()
+    assert "error: the loss is " in told or "error: the norm of the gradient is " in told
+    last = torch.load(tmp_path / "run_1/last.ckpt", weights_only=True)
+    assert all(tensor.isfinite().all() for tensor in last["state_dict"].values())
+    assert main(argvs("alone")[0]) == 0
+    insist_on_same(tmp_path / "run_0", tmp_path / "alone_0")

@@ -1,0 +1,111 @@
+"""`Finite`: whether losses and gradients are finite, looked at once a block, so that no step waits for the device."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+import torch.distributed
+from torch import Tensor, nn
+
+from grok.errors import NotFinite
+
+__all__ = ["Finite", "gradient_norm"]
+
+MOST_IN_A_ROW = 100
+"""Updates left out one after the other before training stops: the weights themselves must be bad."""
+
+MOST_LINES = 10
+"""Updates left out that are told one by one; all are counted."""
+
+
+class _Found(NamedTuple):
+    step: int  # counted from 1
+    what: str
+    value: float
+
+
+def gradient_norm(net: nn.Module) -> Tensor:
+    """Global norm of the gradient."""
+    return nn.utils.get_total_norm([one.grad for one in net.parameters() if one.grad is not None])
+
+
+class Finite:
+    """Keeps the loss and the gradient's norm of every optimizer step of a block, and looks at all of them after it.
+
+    Args:
+        skip: look at each step before its update instead, leave out the update of a bad one, and count it.
+    """
+
+    def __init__(self, skip: bool = False) -> None:
+        self.skip, self.skipped = skip, 0
+        self.norm: Tensor | None = None
+        """Norm of the gradient of the step under way; None under a scaler, which leaves out infinite ones itself."""
+        self._seen: list[Tensor] = []
+        self._in_a_row = 0
+
+    def note(self, loss: Tensor) -> None:
+        """Keep what is known of a step that has been done."""
+        self._in_a_row = 0
+        if not self.skip:
+            self._seen += [loss, loss if self.norm is None else self.norm.to(loss)]
+        self.norm = None
+
+    def insist(self, trainer: L.Trainer) -> None:
+        """Look at the steps done since the last call; every process of a run calls this, and learns of a bad one.
+
+        Raises:
+            NotFinite: naming the first bad step.
+        """
+        values = torch.stack(self._seen).view(-1, 2) if self._seen else torch.zeros(0, 2)  # [step, loss and norm]
+        self._seen = []
+        bad = ~values.isfinite().all(1)
+        if not _on_any(bool(bad.any()), trainer):
+            return
+        found: list[_Found | None] = [None] * trainer.world_size
+        if bool(bad.any()):
+            first = int(bad.int().argmax())
+            found[trainer.global_rank] = _told(trainer.global_step - len(values) + first + 1, *values[first].tolist())
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(found, found[trainer.global_rank])
+        raise NotFinite(*min(one for one in found if one is not None))
+
+    def leaves_out(self, loss: Tensor, net: nn.Module, trainer: L.Trainer) -> bool:
+        """Whether the update of a step, whose backward pass has been done, is to be left out; waits for the device.
+
+        Raises:
+            NotFinite: if that has become the rule.
+        """
+        if not self.skip:
+            return False
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        values = loss, loss if scaled else gradient_norm(net)
+        loss_now, norm = map(float, values)
+        if not _on_any(not torch.tensor([loss_now, norm]).isfinite().all(), trainer):
+            return False
+        found = _told(trainer.global_step + 1, loss_now, norm)
+        self.skipped, self._in_a_row = self.skipped + 1, self._in_a_row + 1
+        if self.skipped <= MOST_LINES:
+            trainer.lightning_module.print(f">>> {NotFinite(*found)}: no update ({self.skipped} so far)")
+        if self._in_a_row > MOST_IN_A_ROW:
+            raise NotFinite(*found, f", as in each of the {MOST_IN_A_ROW} steps before it")
+        return True
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"skipped": self.skipped, "in_a_row": self._in_a_row}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
+        self.skipped, self._in_a_row = state["skipped"], state["in_a_row"]
+
+
+def _on_any(bad: bool, trainer: L.Trainer) -> bool:
+    return trainer.strategy.reduce_boolean_decision(bad, all=False) if trainer.world_size > 1 else bad
+
+
+def _told(step: int, loss: float, norm: float) -> _Found:
+    if torch.tensor(loss).isfinite() and not torch.tensor(norm).isfinite():
+        return _Found(step, "norm of the gradient", norm)
+    return _Found(step, "loss", loss)
