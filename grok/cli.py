@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import signal
 import sys
 import warnings
@@ -16,6 +17,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -34,11 +36,17 @@ __all__ = ["main"]
 
 
 def _verify(argv: Sequence[str]) -> None:
+    usage = "usage: grok verify RUN; checks the run's checkpoints and their series against their SHA-256"
+    if "--help" in argv or "-h" in argv:
+        say(usage)
+        return
     if len(argv) != 1 or argv[0].startswith("-"):
-        raise BadInput("usage: grok verify RUN; checks the run's checkpoints and their series against their SHA-256")
+        raise BadInput(usage)
     series, checkpoints = verify_series(argv[0]), verify_checkpoints(Path(argv[0]))
     say(f"{argv[0]}: all {series} files of the series and {checkpoints} checkpoints are as they were saved")
 
+
+LAUNCHER = "lightning.fabric.strategies.launchers.subprocess_script"
 
 MOST_LINES = 10
 """Lines of an error message that are shown."""
@@ -48,6 +56,7 @@ def _quieten_lightning() -> None:
     """Keep Lightning's hints and advertisements off the screen; its warnings stay."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger(LAUNCHER).setLevel(logging.INFO)  # tells of a process that has died
     for message in (
         "`isinstance.treespec",  # inside Lightning
         r"\s*skip_none parameter was deprecated",  # its successor does not exist in every version we allow
@@ -74,7 +83,40 @@ def _disk_error(error: BaseException) -> str | None:
     return f"{where}{error.strerror}; what was saved is whole; make room, or it writable: the same command continues"
 
 
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+def _memory_error(error: BaseException) -> str | None:
+    """What to do about memory that is not enough; None if that is not the matter."""
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    fix = "use a smaller --data.batch, --data.evaluation_batch, model or graph, or a larger machine"
+    return f"not enough memory ({str(error).rpartition('] ')[2][:200] or 'of this machine'}); {fix}" if known else None
+
+
+def _path_error(error: BaseException) -> str | None:
+    """What to do about a name that leads nowhere: a link to itself, a way through a file, a name that is too long."""
+    if not isinstance(error, OSError) or error.errno not in _PATH_ERRORS or not error.filename:
+        return None
+    return f"{error.filename}: {error.strerror}; give another path, or restore what was there"
+
+
+_PATH_ERRORS = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
+_DISK_ERRORS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE,
+}  # fmt: skip
+
+
+def _lost_fellow(error: BaseException) -> str | None:
+    """What one process of a run says when another has ended; None if that is not the matter."""
+    if not isinstance(error, RuntimeError) or not _LOST.search(str(error)):
+        return None
+    rank = cast(Any, rank_zero_only).rank
+    return f"process {rank}: another process of this run has ended (see what it said); the same command continues"
+
+
+_LOST = re.compile(
+    r"gloo.*(Connection closed|Connection reset|Read error|Broken pipe)"
+    r"|NCCL.*(remote process exited|Connection closed)",
+    re.DOTALL,
+)
+"""How gloo and NCCL put it."""
 
 
 def _user_error(error: BaseException | None) -> BaseException | None:
@@ -82,6 +124,11 @@ def _user_error(error: BaseException | None) -> BaseException | None:
     while error is not None and not isinstance(error, BadInput | MisconfigurationException):
         error = error.__cause__
     return error
+
+
+def _printable(line: str) -> str:
+    """A line with what would move the cursor, or hide a part of a name, spelled out."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
 
 
 def _sweep(argv: Sequence[str]) -> int | None:
@@ -98,8 +145,9 @@ _COMMANDS: Mapping[str, Callable[[Sequence[str]], int | None]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status.
 
-    0 done; 1 a loss or gradient that is not finite; 2 bad input (told in a few lines, `--traceback` for more); 74 the
-    disk refused; 75 stopped by a signal of a batch system, and 130 by Ctrl-C, with everything saved.
+    0 done; 1 a loss or gradient that is not finite, or not enough memory; 2 bad input (told in a few lines,
+    `--traceback` for more); 74 the disk refused; 75 stopped by a signal of a batch system, and 130 by Ctrl-C, with
+    everything saved.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     traceback = "--traceback" in arguments
@@ -122,17 +170,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NotFinite as error:
         if traceback:
             raise
-        if cast(Any, rank_zero_only).rank == 0:
-            print(f"error: {error}", file=sys.stderr)
+        if cast(Any, rank_zero_only).rank != 0:
+            return 0  # as above: the first process is about to say it
+        print(f"error: {error}", file=sys.stderr)
         return 1
     except Exception as error:
         if (full := _disk_error(error)) and not traceback:
             print(f"error: {full}", file=sys.stderr)
             return DISK
-        cause = _user_error(error)
-        if traceback or cause is None:
+        if (lost := _lost_fellow(error)) and not traceback:
+            print(f"error: {lost}", file=sys.stderr)
+            return 1
+        if (memory := _memory_error(error)) and not traceback:
+            print(f"error: {_printable(' '.join(memory.split()))}", file=sys.stderr)
+            return 1
+        told = _path_error(error) or _user_error(error)
+        if traceback or told is None:
             raise
-        lines = str(cause).splitlines()
+        lines = [_printable(line) for line in str(told).splitlines()]
         shown = (
             lines if len(lines) <= MOST_LINES else [*lines[: MOST_LINES - 1], f"… {len(lines) - MOST_LINES + 1} more"]
         )

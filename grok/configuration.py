@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from itertools import groupby, pairwise
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from jsonargparse import Namespace
 
 from grok.errors import BadInput, Problem
+from grok.reading import read_yaml
 
-__all__ = ["config_problems", "differences", "explain", "of_run", "with_run"]
+__all__ = ["config_files", "config_problems", "differences", "explain", "insist_on_mapping", "of_run", "with_run"]
 
 
 def config_problems(options: Any, classes: Mapping[str, type]) -> list[Problem]:
@@ -29,7 +33,24 @@ def config_problems(options: Any, classes: Mapping[str, type]) -> list[Problem]:
         if key in classes:
             problems += _check(classes[key], value, key)
         problems += list(_nested_problems(value, key))
-    return problems
+    told = {problem.key for problem in problems}
+    return problems + [problem for problem in _impossible_numbers(options) if problem.key not in told]
+
+
+def _impossible_numbers(value: Any, key: str = "") -> Iterator[Problem]:
+    """What no key can use, whatever its class checks: NaN, which every comparison lets pass, and numbers too large."""
+    if isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _impossible_numbers(item, f"{key}[{index}]")
+    elif isinstance(value, Namespace):
+        for name, item in vars(value).items():
+            yield from _impossible_numbers(item, f"{key}.{name}" if key else name)
+    elif isinstance(value, float) and math.isnan(value):
+        yield Problem(key, value, "is not a number; use one")
+    elif type(value) is int and key.endswith("seed") and not 0 <= value < 2**32:
+        yield Problem(key, value, "use an integer from 0 to 4294967295")
+    elif type(value) is int and abs(value) >= 2**63:
+        yield Problem(key, value, "too large; use a number of at most 18 digits")
 
 
 def _nested_problems(value: Any, key: str) -> Iterator[Problem]:
@@ -48,12 +69,24 @@ def _nested_problems(value: Any, key: str) -> Iterator[Problem]:
 
 
 def _check(cls: Any, arguments: Any, key: str) -> list[Problem]:
-    if not hasattr(cls, "check") or arguments is None:
+    if not isinstance(arguments, Namespace):
+        return []
+    if nulls := list(_wrong_nulls(cls, arguments)):  # which the parser lets pass, and no check expects
+        return [problem.under(key) for problem in nulls]
+    if not hasattr(cls, "check"):
         return []
     known = inspect.signature(cls.check).parameters
     catch_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
     given = {name: value for name, value in vars(arguments).items() if name in known or catch_all}
     return [problem.under(key) for problem in cls.check(**given)]
+
+
+def _wrong_nulls(cls: Any, arguments: Namespace) -> Iterator[Problem]:
+    for name, parameter in inspect.signature(cls).parameters.items():
+        kind = parameter.annotation if isinstance(parameter.annotation, str) else str(parameter.annotation)
+        allowed = parameter.default is None or parameter.annotation is parameter.empty
+        if not allowed and getattr(arguments, name, 0) is None and not re.search("None|Optional|Any", kind):
+            yield Problem(name, None, f"null is no value of this key; it takes: {kind}")
 
 
 def with_run(argv: Sequence[str]) -> list[str]:
@@ -87,6 +120,45 @@ def of_run(run: str | Path) -> list[str]:
     return ["--config", str(config), "--run_dir", str(run)]
 
 
+def config_files(argv: Sequence[str]) -> list[Path]:
+    """The configuration files that a command line names."""
+    files = [after for word, after in pairwise(argv) if word in ("-c", "--config")]
+    return [Path(file) for file in [*files, *(word[9:] for word in argv if word.startswith("--config="))]]
+
+
+def insist_on_mapping(file: Path) -> Mapping[str, Any]:
+    """The content of a configuration file: a mapping of words, which no parser can misread.
+
+    Raises:
+        BadInput: if it is anything else.
+        OSError: if it cannot be read.
+    """
+    content = read_yaml(file)
+    if not isinstance(content, dict):
+        what = "empty" if content is None else f"a {type(content).__name__}"
+        raise BadInput(f"{file}: {what}, not a configuration; give a mapping of keys such as model, data and trainer")
+    if wrong := [key for key in content if not isinstance(key, str)]:
+        raise BadInput(f"{file}: {wrong[0]!r} is no key; use words such as model, data and trainer")
+    if lists := [key for key, value in content.items() if isinstance(value, list)]:
+        raise BadInput(f"{file}: {Problem(lists[0], content[lists[0]], 'use a mapping of its keys')}")
+    if problem := next(_wrong_classes(content, ""), None):
+        raise BadInput(f"{file}: {problem}")
+    return content
+
+
+def _wrong_classes(value: Any, key: str) -> Iterator[Problem]:
+    """A `class_path` or `init_args` of a kind in which the parser finds no words for what is wrong."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, item in items:
+        at = f"{key}.{name}" if key else str(name)
+        if name == "class_path" and not (isinstance(item, str) and item):
+            yield Problem(at, item, "use the name of a class, such as grok.data.TwoHopComposition")
+        elif name == "init_args" and not isinstance(item, (dict, NoneType)):
+            yield Problem(at, item, "use a mapping of the arguments of the class")
+        else:
+            yield from _wrong_classes(item, at)
+
+
 def _split_run_dir(word: str) -> list[str]:
     return word.split("=", 1) if word.startswith("--run_dir=") else [word]
 
@@ -109,11 +181,14 @@ def explain(message: str, known: Sequence[str] = ()) -> str:
         message: what the parser said.
         known: all keys that exist, for naming the nearest one.
     """
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    keys = re.findall(r'Parser key "([^"]+)"', message)
-    told = [re.sub(r'^Parser key "[^"]+":?\s*', "", line) for line in lines]
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines() if line.strip()]
+    keys = [key for key, _ in groupby(re.findall(r'Parser key "([^"]+)"', message))]
+    told = [re.sub(r'^Parser key "[^"]+":?\s*|\. Got value: Namespace\(.*', "", line) for line in lines]
+    told = [re.sub(r"^Expected a typing\.Literal\[(.*)\]", r"use \1", line) for line in told]
     told = list(dict.fromkeys(line for line in told if line and not _NOISE.match(line)))
     text = "; ".join(told[:3]) or message
+    given = re.search(r"Given value: (?!NestedArg)(.*?)(?:\. Got value: Namespace.*)?$", message, re.MULTILINE)
+    text += f". Got value: {given[1]}" if given and given[1] not in text else ""
     text = re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", text).removeprefix("- ")
     text = text if len(text) <= 400 else text[:397] + "…"
     option = re.search(r"Option '([^']+)' is not accepted", message)
@@ -133,8 +208,8 @@ def explain(message: str, known: Sequence[str] = ()) -> str:
 
 
 _NOISE = re.compile(
-    r"Does not validate against any|Subtypes:|Errors:|Given value|- Expected a <class 'NoneType'>|"
-    r"- Problem with given class_path '[^']+':$|.*Expected a <class 'NoneType'>"
+    r"Does not validate against any|Subtypes:|Errors:|Given value|Problem with given class_path '[^']+':$|"
+    r".*Expected a <class 'NoneType'>|Expected a path but|Type collections\.abc\.Callable.*Parser key \"[^\"]+\":$"
 )
 
 

@@ -49,7 +49,7 @@ class NotFinite(ArithmeticError):
     """
 
     def __init__(self, step: int, what: str, value: float, more: str = "") -> None:
-        self.step, self.what, self.value = step, what, value
+        self.step, self.what, self.value, self.more = step, what, value, more
         super().__init__(f"the {what} is {value} at optimizer step {step}{more}")
 
 

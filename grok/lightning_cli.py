@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
-import pickle
 import re
 import sys
 from argparse import ArgumentError, RawDescriptionHelpFormatter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +17,7 @@ import yaml
 from jsonargparse import DefaultHelpFormatter
 from lightning.fabric.plugins.environments import ClusterEnvironment
 from lightning.fabric.plugins.io import CheckpointIO
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -26,11 +27,13 @@ from grok import callbacks as watch
 from grok.callbacks.console import say
 from grok.callbacks.last import DurableCheckpoints, good_checkpoint, saved_checkpoints
 from grok.cluster import cluster_environment
-from grok.configuration import config_problems, differences, explain, with_run
+from grok.configuration import config_files, config_problems, differences, explain, insist_on_mapping, with_run
 from grok.data import RegimeDataModule
 from grok.errors import BadInput, NotFinite, Problem, insist
 from grok.files import sha256, write_atomically, writer
 from grok.help import HELP_TEXT
+from grok.loading import insist_on_resumable, insist_on_whole, reading
+from grok.reading import read_yaml
 from grok.records import RunRecord
 from grok.report.closing import closing_lines, score_table
 from grok.stopping import AGAIN
@@ -144,9 +147,9 @@ class GrokCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Check everything that can be checked, and choose the directory, before anything is made."""
-        problems = config_problems(self.options, {**CALLBACKS, "model": GrokModule})
-        if self.subcommand == "fit" and self.options.trainer.max_steps < 1:
-            steps = self.options.trainer.max_steps
+        problems = config_problems(self.options, {**CALLBACKS, "model": GrokModule, "trainer": Trainer})
+        steps = self.options.trainer.max_steps
+        if self.subcommand == "fit" and steps is not None and steps < 1:
             problems.append(Problem("trainer.max_steps", steps, "give the number of optimizer steps"))
         if self.options.trainer.default_root_dir is not None:
             root = self.options.trainer.default_root_dir
@@ -156,6 +159,7 @@ class GrokCLI(LightningCLI):
         files = self.options.get("config") or []
         self.options.experiment = self.options.experiment or (Path(str(files[-1])).stem if files else "run")
         self.run_dir = Path(self.options.run_dir or self._default_run_dir())
+        insist(_of_names(self.options))
         if self.subcommand == "fit":
             self._open_run_dir()
         self.choose_checkpoint()
@@ -191,9 +195,15 @@ class GrokCLI(LightningCLI):
             if damaged:  # older weights are for going on, not for reporting
                 raise BadInput(*damaged, f"--ckpt_path {last} is the last good one")
             self.options.ckpt_path = str(last)
+            return
         chosen = self.options.ckpt_path
+        if chosen is not None and Path(chosen).suffix == ".safetensors":
+            fix = "weights of a series, which `grok trace RUN` examines; to test or to go on, give RUN/last.ckpt"
+            insist([Problem("ckpt_path", str(chosen), fix)])
         if chosen is not None and not (Path(chosen).is_file() and Path(chosen).suffix == ".ckpt"):
             insist([Problem("ckpt_path", str(chosen), "give an existing .ckpt file, such as RUN/last.ckpt")])
+        if chosen is not None:
+            insist_on_whole(Path(chosen))
 
     def after_instantiate_classes(self) -> None:
         """Make what training will make: bad data and bad settings must be found before anything is written."""
@@ -203,10 +213,14 @@ class GrokCLI(LightningCLI):
             wanted = "values: use grok.training.SquaredError" if values else "tokens: use grok.training.CrossEntropy"
             insist([Problem("model.objective", type(self.model.objective).__name__, f"the answers are {wanted}")])
         try:
-            self.model.make_optimizer(parameter_groups(self.model.net, self.model.decay))
+            optimizer = self.model.make_optimizer(parameter_groups(self.model.net, self.model.decay))
         except (TypeError, ValueError) as error:
             raise BadInput(f"model.optimizer: {error}") from error
+        if math.isinf(rate := optimizer.param_groups[0].get("lr", 0.0)):
+            insist([Problem("model.optimizer.lr", rate, "use a finite learning rate")])
         finished = self.subcommand == "fit" and RunRecord(self.run_dir).is_finished()
+        if self.subcommand == "fit" and not finished and self.options.ckpt_path is not None:
+            insist_on_resumable(Path(self.options.ckpt_path), self.model)
         for callback in cast(Any, self.trainer).callbacks:
             if isinstance(callback, watch.StartFrom) and self.subcommand == "fit" and not finished:
                 self._prepare_start(callback)
@@ -236,7 +250,13 @@ class GrokCLI(LightningCLI):
             if ours is not None and not any(isinstance(plugin, kind) for plugin in plugins):
                 plugins.append(ours)
         kwargs["plugins"] = plugins
-        trainer: Trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer: Trainer = super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, TypeError, ValueError, ModuleNotFoundError) as error:
+            told = str(error).splitlines()[0]
+            keys = [key for key in vars(self.options.trainer) if re.search(rf"\b{key}\b", told)] or ["accelerator"]
+            given = ", ".join(f"trainer.{key}={self.options.trainer[key]!r}" for key in keys)
+            raise BadInput(f"{given}: {told}; change that") from error
         return trainer
 
     def fit(self, **kwargs: Any) -> None:
@@ -262,10 +282,10 @@ class GrokCLI(LightningCLI):
             for line in damaged:
                 say(f"{line}; going on from {resumed}")
             say(f"{'Resuming' if resumed else 'Training'} in {self.run_dir}; {_describe(self)}")
-            with _reading(resumed or checkpoint):
+            with reading(resumed or checkpoint):
                 self.trainer.fit(**{**kwargs, "ckpt_path": resumed or checkpoint, **_PLAIN_DATA})
         except NotFinite as error:
-            raise self._with_remedy(error) from error
+            raise self._with_remedy(error) if self.trainer.is_global_zero else error from error
         finally:
             recorder.release()
 
@@ -283,23 +303,23 @@ class GrokCLI(LightningCLI):
             "the same command meets the same step; add --fresh and a smaller learning rate, a smaller --model.clip,",
             "--trainer.precision 32-true, or --model.nonfinite skip to leave out such updates and count them",
         )
-        return NotFinite(error.step, error.what, error.value, "\n  ".join(lines))
+        return NotFinite(error.step, error.what, error.value, error.more + "\n  ".join(lines))
 
     def validate(self, **kwargs: Any) -> None:
         """Evaluate on every split and print the table."""
-        with _reading(self.options.ckpt_path):
+        with reading(self.options.ckpt_path):
             self.trainer.validate(**{**kwargs, "verbose": False, **_PLAIN_DATA})
         self._print_scores()
 
     def test(self, **kwargs: Any) -> None:
         """Evaluate on every split and print the table."""
-        with _reading(self.options.ckpt_path):
+        with reading(self.options.ckpt_path):
             self.trainer.test(**{**kwargs, "verbose": False, **_PLAIN_DATA})
         self._print_scores()
 
     def predict(self, **kwargs: Any) -> None:
         """Write the answer to every query."""
-        with _reading(self.options.ckpt_path):
+        with reading(self.options.ckpt_path):
             self.trainer.predict(**{**kwargs, "return_predictions": False, **_PLAIN_DATA})
 
     def _print_scores(self) -> None:
@@ -311,7 +331,7 @@ def _insist_on_one_seed(args: Sequence[str], files: Sequence[Any]) -> None:
     """`seed_everything` is the data's seed; one that is given beside it would be ignored."""
     given = any(re.match(r"--data(\.init_args)?\.seed(=|$)", str(arg)) for arg in args)
     for file in files:
-        data = (yaml.safe_load(Path(str(file)).read_text()) or {}).get("data")
+        data = read_yaml(Path(str(file))).get("data")
         options = data.get("init_args") if isinstance(data, dict) else None
         given = given or (isinstance(options, dict) and "seed" in options)
     if given:
@@ -330,6 +350,21 @@ def _of_optimizer_steps(trainer: Any) -> list[Problem]:
     return problems
 
 
+def _of_names(options: Any) -> list[Problem]:
+    """Names that no directory can have, or that would put the run elsewhere than they say."""
+    problems = []
+    experiment = str(options.experiment)
+    for key, name in (("run_dir", options.run_dir), ("experiment", experiment)):
+        parts = [os.fsencode(part) for part in (name or "").split("/")]
+        if name == "" or b"\0" in b"".join(parts):
+            problems.append(Problem(key, name, "give a name of a directory, without NUL bytes"))
+        elif len(os.fsencode(name or "")) > 4000 or max(map(len, parts)) > 255:
+            problems.append(Problem(key, name, "too long for a file system; use a shorter name"))
+    if Path(experiment).is_absolute() or ".." in Path(experiment).parts:
+        problems.append(Problem("experiment", experiment, "use a name, which stays below runs/; or give --run_dir"))
+    return problems
+
+
 def _holds_files(directory: Path) -> bool:
     """Whether there is more than a lock, or what a crash has left of the very first file."""
     return directory.is_dir() and any(not path.name.startswith(".") for path in directory.iterdir())
@@ -338,40 +373,26 @@ def _holds_files(directory: Path) -> bool:
 def _insist_on_same(saved: Path, new: str, parser: LightningArgumentParser) -> None:
     """Refuse to go on with another configuration than that of the run; a name changes nothing."""
     try:
-        old, wanted = yaml.safe_load(saved.read_text()), yaml.safe_load(new)
+        old, wanted = insist_on_mapping(saved), yaml.safe_load(new)
     except FileNotFoundError:
         raise BadInput(f"{saved}: not there; restore it, or start beside it with --fresh") from None
-    except yaml.YAMLError:
-        raise BadInput(f"{saved}: not YAML; restore it, or start beside it with --fresh") from None
-    if not isinstance(old, dict):
-        raise BadInput(f"{saved}: not the configuration of a run; restore it, or start beside it with --fresh")
-    changes = differences({**old, "experiment": wanted["experiment"]}, wanted)
+    except BadInput as error:
+        raise BadInput(str(error), "restore it, or start beside it with --fresh") from None
+    changes = _of_the_outcome(differences({**old, "experiment": wanted["experiment"]}, wanted))
     if changes:  # keys that there were not when the run was begun have their defaults
         with suppress(ArgumentError):
             filled = yaml.safe_load(dump_config(parser, parser.parse_args(["--config", str(saved)])))
-            changes = differences({**filled, "experiment": wanted["experiment"]}, wanted)
+            changes = _of_the_outcome(differences({**filled, "experiment": wanted["experiment"]}, wanted))
     if changes:
         shown = [*changes[:6], *([f"… and {len(changes) - 6} more"] if len(changes) > 6 else [])]
         told = f"{saved.parent} holds a run with another configuration; add --fresh or another --run_dir"
         raise BadInput(told, *shown)
 
 
-@contextmanager
-def _reading(checkpoint: str | Path | None) -> Iterator[None]:
-    """Name the checkpoint that is damaged, would execute code, or is of another model."""
-    try:
-        yield
-    except (pickle.UnpicklingError, EOFError) as error:
-        if code := re.search(r"GLOBAL ([\w.]+) (?:was not an allowed|whose module)", str(error)):
-            told = f"would run {code[1]} when it is loaded, and is not; `torch.save` only tensors and plain data"
-            raise BadInput(f"{checkpoint}: {told}") from error
-        raise BadInput(f"{checkpoint}: not a checkpoint of plain data, or damaged; use another one") from error
-    except RuntimeError as error:
-        if "PytorchStreamReader" in str(error):
-            raise BadInput(f"{checkpoint}: damaged; use another one") from error
-        if "in loading state_dict" in str(error):
-            raise BadInput(f"{checkpoint}: of another model than the configuration describes") from error
-        raise
+def _of_the_outcome(changes: Sequence[str]) -> list[str]:
+    """Those that change what is learnt: not where it is computed, which changes rounding and what dropout draws."""
+    where = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy")
+    return [change for change in changes if not change.strip().startswith(where)]
 
 
 def _task(data: RegimeDataModule) -> Any:
@@ -387,7 +408,9 @@ def _describe(cli: GrokCLI) -> str:
 
 def run_lightning(argv: Sequence[str], cli: type[GrokCLI] | None = None) -> None:
     """Run `fit`, `validate`, `test` or `predict` with its arguments."""
-    base = cli or GrokCLI
+    base, arguments = cli or GrokCLI, with_run(list(argv))
+    for file in config_files(arguments):
+        insist_on_mapping(file)
     known = base.subcommands()
     wanted = {command: known[command] for command in argv[:1] if command in known} or known
     # A parser takes a quarter of a second to make: of the four, make the one that is asked for.
@@ -409,7 +432,7 @@ def run_lightning(argv: Sequence[str], cli: type[GrokCLI] | None = None) -> None
         subclass_mode_data=True,
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,
-        args=with_run(list(argv)),
+        args=arguments,
     )
 
 

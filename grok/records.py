@@ -13,6 +13,7 @@ from typing import Any
 
 from grok.errors import BadInput
 from grok.files import write_atomically
+from grok.reading import parse_json, read_text
 
 __all__ = ["Milestones", "RunRecord", "crossing", "wilson"]
 
@@ -60,19 +61,26 @@ class RunRecord:
         return self.metrics_path.exists() and any(row["step"] > 0 for row in self._whole_lines())
 
     def rows(self, name: str | None = None) -> list[dict[str, Any]]:
-        """All lines, or those called `name`.
+        """All lines, or those called `name`; one that is just being written is not there yet.
 
         Raises:
             BadInput: if a line is not readable, with its number.
         """
         if not self.metrics_path.exists():
             return []
-        rows = []
-        for number, line in enumerate(self.metrics_path.read_text().splitlines(), 1):
+        text, rows = read_text(self.metrics_path), []
+        lines = text.splitlines()
+        for number, line in enumerate(lines, 1):
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
+                row = parse_json(line)
+            except ValueError:
+                if number == len(lines) and not text.endswith("\n"):
+                    break
                 raise BadInput(f"{self.metrics_path}, line {number}: not JSON; remove the line") from None
+            if not _is_row(row):
+                told = f"not step, split, name and value, but {line[:80]!r}"
+                raise BadInput(f"{self.metrics_path}, line {number}: {told}; remove the line")
+            rows.append(row)
         return [row for row in rows if name is None or row["name"] == name]
 
     def replace(self, rows: Sequence[Row]) -> None:
@@ -90,9 +98,10 @@ class RunRecord:
         write_atomically(self.metrics_path, "".join(kept))
 
     def _whole_lines(self) -> Iterator[Row]:
-        for line in self.metrics_path.read_text().splitlines():
-            with suppress(json.JSONDecodeError):
-                yield json.loads(line)
+        for line in read_text(self.metrics_path).splitlines():
+            with suppress(ValueError):
+                if _is_row(row := parse_json(line)):
+                    yield row
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Replace `summary.json`."""
@@ -111,12 +120,44 @@ class RunRecord:
         if not self.summary_path.exists():
             return None
         try:
-            summary: dict[str, Any] = json.loads(self.summary_path.read_text())
-        except json.JSONDecodeError:
+            summary: dict[str, Any] = parse_json(read_text(self.summary_path))
+        except ValueError:
             summary = {}
-        if not isinstance(summary, dict) or "step" not in summary:
+        if not _is_summary(summary):
             raise BadInput(f"{self.summary_path}: not a summary of a run; restore it, or start beside it with --fresh")
         return summary
+
+
+_NUMBER = int | float | None
+_ROW = {"step": int, "split": str | None, "name": str, "value": _NUMBER}
+_OF_A_MEASUREMENT = {"low": _NUMBER, "high": _NUMBER, "floor": _NUMBER, "n": int | None}
+_SUMMARY: dict[str, Any] = {
+    "step": int, "finished": bool, "accuracy": [_NUMBER], "loss": [_NUMBER], "queries_in_split": [int],
+    "memorised_step": int | None, "grok_step": [int | None], "delay": _NUMBER, "crossings": [[[int | None]]],
+    "wall_seconds": _NUMBER, "train_seconds": _NUMBER, "flops": _NUMBER, "start": dict,
+}  # fmt: skip
+"""What others rely on; `[kind]` is a mapping whose values are of this kind."""
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    if isinstance(kind, list):
+        return isinstance(value, dict) and all(_is_of(kind[0], item) for item in value.values())
+    return isinstance(value, kind)
+
+
+def _is_row(row: Any) -> bool:
+    """Whether it is a line of a record: what a flipped bit or another program has left need not be."""
+    return (
+        isinstance(row, dict)
+        and all(key in row and _is_of(kind, row[key]) for key, kind in _ROW.items())
+        and all(_is_of(kind, row.get(key)) for key, kind in _OF_A_MEASUREMENT.items())
+    )
+
+
+def _is_summary(summary: Any) -> bool:
+    if not isinstance(summary, dict) or "step" not in summary:
+        return False
+    return all(_is_of(kind, summary[key]) for key, kind in _SUMMARY.items() if key in summary)
 
 
 def crossing(values: Sequence[float], level: float, window: int = 1) -> int | None:

@@ -31,7 +31,9 @@ def grok(monkeypatch, tmp_path, capsys):
         output = capsys.readouterr()
         return status, output.out, output.err
 
-    return run
+    yield run
+    if torch.distributed.is_initialized():  # of a strategy for several processes, tried with one
+        torch.distributed.destroy_process_group()
 
 
 @pytest.fixture

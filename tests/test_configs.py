@@ -19,7 +19,11 @@ WIDE = (
     "pretrain_compact",
     "transfer_paper",
 )
-SMALLER = {**dict.fromkeys(WIDE, _FEW), "recursive_small": ["--data.test_size", 50]}
+SMALLER = {
+    **dict.fromkeys(WIDE, _FEW),
+    "recursive_small": ["--data.test_size", 50],
+    "sharded": [*_FEW, "--model.net.layers", 2],
+}
 LARGE = ("small", "medium", "paper", "pretrain_paper", "pretrain_compact")  # full size, or sweeps of a hundred runs
 
 

@@ -142,3 +142,16 @@ def test_an_accuracy_that_falls_by_half_is_a_spike_unless_chance_does_as_much():
     again = Milestones("train", ("iid",))
     again.restore(found.state())
     assert again.spikes == found.spikes
+
+
+def test_a_line_that_is_just_being_written_is_not_there_yet_and_a_damaged_one_is_named(tmp_path):
+    record = RunRecord(tmp_path)
+    row = {"step": 1, "split": None, "name": "training_loss", "value": 1.0}
+    record.append([row, {**row, "step": 2}])
+    whole = record.metrics_path.read_text()
+    for cut in range(len(whole)):
+        record.metrics_path.write_text(whole[:cut])
+        assert record.rows() == [row, {**row, "step": 2}][: len(record.rows())]
+    record.metrics_path.write_text(whole.replace('"step": 1', '"step" 1'))
+    with pytest.raises(BadInput, match="line 1: not JSON"):
+        record.rows()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,11 +11,13 @@ import lightning as L
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from grok.errors import BadInput
+from grok.errors import BadInput, Problem
 from grok.files import sha256, write_atomically, writer
 from grok.models import StepModel
+from grok.reading import parse_json, read_text
 from grok.schedule import Schedule
 from grok.training import GrokModule
+from grok.training.sharding import is_sharded, load_whole, whole
 
 __all__ = ["CheckpointSeries", "load_series", "load_weights", "verify_series"]
 
@@ -67,13 +70,15 @@ class CheckpointSeries(L.Callback):
         writer(trainer).wait()
 
     def _save(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        if not self.enabled or not trainer.is_global_zero:
+        net = cast(GrokModule, module).evaluated
+        if not self.enabled or not (trainer.is_global_zero or is_sharded(net)):
             return
         directory, step = _directory(trainer), trainer.global_step
         weights = {
-            name: tensor.detach().to("cpu", copy=True).contiguous()
-            for name, tensor in cast(GrokModule, module).evaluated.state_dict().items()
+            name: whole(tensor).detach().to("cpu", copy=True).contiguous() for name, tensor in net.state_dict().items()
         }
+        if not trainer.is_global_zero:
+            return
         path = directory / f"step_{step:09d}.safetensors"
 
         def work() -> None:
@@ -95,14 +100,28 @@ def _directory(trainer: L.Trainer) -> Path:
 def _manifest(directory: Path) -> list[dict[str, Any]]:
     path = directory / "manifest.json"
     try:
-        entries: list[dict[str, Any]] = json.loads(path.read_text())
+        entries: list[dict[str, Any]] = parse_json(read_text(path))
         for entry in entries:
             entry["step"], entry["file"], entry["sha256"]
     except (FileNotFoundError, NotADirectoryError):
         raise BadInput(f"{path}: not there; a run with a checkpoint series has one") from None
-    except (json.JSONDecodeError, TypeError, KeyError):
-        raise BadInput(f"{path}: not a manifest (a JSON list of step, file and sha256)") from None
+    except (ValueError, TypeError, KeyError):
+        told = "not a manifest (a JSON list of step, file and sha256); restore it"
+        raise BadInput(f"{path}: {told}") from None
+    if wrong := [entry for entry in entries if not _is_entry(entry)]:
+        told = "give a step, the name of a file beside it, and a SHA-256"
+        raise BadInput(f"{path}: {Problem('entry', wrong[0], told)}")
+    steps = [entry["step"] for entry in entries]
+    if twice := [step for step in steps if steps.count(step) > 1]:
+        raise BadInput(f"{path}: step {twice[0]} is listed twice; keep one")
     return entries
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether it names a step and a file of the series itself, whatever a foreign manifest says."""
+    if type(entry["step"]) is not int or entry["step"] < 0 or not isinstance(entry["sha256"], str):
+        return False
+    return isinstance(entry["file"], str) and re.fullmatch(r"[\w.+-]+\.safetensors", entry["file"]) is not None
 
 
 def verify_series(run: str | Path) -> int:
@@ -116,7 +135,7 @@ def verify_series(run: str | Path) -> int:
     entries = _manifest(directory)
     for entry in entries:
         path = directory / entry["file"]
-        if not path.exists():
+        if not path.is_file():
             problems.append(f"{path}: missing (step {entry['step']} of the manifest)")
         elif sha256(path) != entry["sha256"]:
             problems.append(f"{path}: content differs from what was saved (SHA-256 is not that of the manifest)")
@@ -148,4 +167,4 @@ def load_weights(model: StepModel, path: Path) -> None:
         name, missing = differ[0], "missing"
         told = f"{name} is {found.get(name, missing)} in the file and {wanted.get(name, missing)} in the model"
         raise BadInput(f"{path}: weights of another model: {told}; {len(differ)} such differences")
-    model.load_state_dict(weights)
+    load_whole(model, weights)

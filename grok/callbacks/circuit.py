@@ -23,7 +23,7 @@ from grok.errors import BadInput, Problem, insist
 from grok.models import StepModel
 from grok.records import Row, RunRecord
 from grok.schedule import Schedule
-from grok.training import GrokModule
+from grok.training import FullySharded, GrokModule
 
 __all__ = ["Analysis", "CircuitCallback", "grid_rows"]
 
@@ -149,6 +149,9 @@ class CircuitCallback(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Take the schedule of the checkpoint series unless there is one of our own."""
+        if self.enabled and isinstance(trainer.strategy, FullySharded):
+            fix = "needs whole weights on one device: use false, and `grok trace` the finished run"
+            insist([Problem(f"{self.kind}.enabled", True, fix)])
         if not self.enabled or stage != "fit" or self.schedule is not None:
             return
         series = [one for one in cast(Any, trainer).callbacks if isinstance(one, CheckpointSeries)]

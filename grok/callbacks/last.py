@@ -18,10 +18,13 @@ from lightning.pytorch.strategies import Strategy
 from lightning_utilities.core.apply_func import apply_to_collection
 
 from grok import stopping
+from grok.callbacks.console import say
 from grok.errors import BadInput
 from grok.files import replace, sha256, write_atomically, writer
+from grok.reading import parse_json
 from grok.report.tensorboard import flush_events
 from grok.schedule import Schedule
+from grok.training import GrokModule
 
 __all__ = [
     "DurableCheckpoints", "LastCheckpoint", "good_checkpoint", "rng_state", "saved_checkpoints", "set_rng_state",
@@ -61,7 +64,7 @@ class LastCheckpoint(L.Callback):
             replace(last, last.with_name("damaged.ckpt"))  # or the next save would put it in the place of the good one
         stopping.hold()
 
-    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Save when due, step 0 included: right before the next block, when this step has been evaluated and recorded.
 
         After a resume the generators are restored here, and whatever set-up drew from them is undone.
@@ -74,7 +77,8 @@ class LastCheckpoint(L.Callback):
         stop = signal is not None
         if trainer.world_size > 1:
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
-        if (stop or self.schedule.due(trainer.global_step)) and trainer.global_step != self._saved:
+        due = stop or (self.schedule.due(trainer.global_step) and not _in_trouble(pl_module))
+        if due and trainer.global_step != self._saved:
             self._save(trainer)
         if stop:
             self._in_place(trainer)
@@ -134,9 +138,11 @@ class LastCheckpoint(L.Callback):
         checkpoint.get("callbacks", {}).pop("Timer", None)
 
     def _restore_rng(self, trainer: L.Trainer) -> None:
-        # With another number of processes, which a checkpoint given by hand may come from, each keeps its own state.
         if self._rng is not None and len(self._rng) == trainer.world_size:
             set_rng_state(self._rng[trainer.global_rank], trainer.strategy.root_device)
+        elif self._rng is not None:
+            before = len(self._rng)
+            say(f"{trainer.world_size} processes instead of {before}: random numbers such as dropout's begin anew")
         self._rng = None
 
 
@@ -192,12 +198,17 @@ def set_rng_state(state: Mapping[str, Any], device: torch.device) -> None:
         torch.get_device_module(device).set_rng_state(state["device"].cpu(), device)
 
 
+def _in_trouble(module: L.LightningModule) -> bool:
+    """Whether the last updates were left out (`model.nonfinite`): the checkpoints of before may be the good ones."""
+    return module.finite.in_a_row > 0 if isinstance(module, GrokModule) else False
+
+
 def saved_checkpoints(directory: Path) -> list[dict[str, Any]]:
     """Step and SHA-256 of the last checkpoints saved in a run directory, the newest first."""
     try:
-        entries = json.loads((directory / "saved.json").read_text())
+        entries = parse_json((directory / "saved.json").read_bytes())
         return [{"step": entry["step"], "sha256": entry["sha256"]} for entry in entries]
-    except (FileNotFoundError, json.JSONDecodeError, TypeError, KeyError):
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
         return []
 
 

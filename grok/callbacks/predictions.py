@@ -33,16 +33,23 @@ class PredictionWriter(BasePredictionWriter):
         predictions: Sequence[Any],
         batch_indices: Sequence[Any],
     ) -> None:
-        """Write all splits at once, and only when all are done."""
+        """Write all splits at once, and only when all are done; every process has all answers, and the first writes."""
+        if not trainer.is_global_zero:
+            return
         data = cast(RegimeDataModule, cast(Any, trainer).datamodule)
         path = Path(trainer.default_root_dir) / "predictions.jsonl"
         partial = path.with_suffix(".partial")
         partial.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w") as file:
-            by_split = [predictions] if len(data.splits) == 1 else predictions  # Lightning drops a list of one loader
-            for split, pieces in zip(data.splits, by_split, strict=True):
-                file.writelines(json.dumps(line) + "\n" for line in _lines(data, split, pieces))
-        partial.replace(path)
+        by_split = [predictions] if len(data.splits) == 1 else predictions  # Lightning drops a list of one loader
+        try:
+            with partial.open("w") as file:
+                for split, pieces in zip(data.splits, by_split, strict=True):
+                    file.writelines(json.dumps(line) + "\n" for line in _lines(data, split, pieces))
+            partial.replace(path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            error.filename = error.filename or str(path)  # a full disk does not say what it was full for
+            raise
         say(f"predictions: {path}")
 
 

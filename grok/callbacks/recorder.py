@@ -18,7 +18,7 @@ from grok.errors import BadInput
 from grok.files import lock, writer
 from grok.records import Row, RunRecord, wilson
 from grok.report.tensorboard import flush_events, truncate_events
-from grok.training import GrokModule, Score
+from grok.training import FullySharded, GrokModule, Score
 
 __all__ = ["RunRecorder"]
 
@@ -29,7 +29,8 @@ class RunRecorder(L.Callback):
     The summary joins what all callbacks with a method `summary() -> dict` contribute. Place it after them.
 
     Args:
-        norms: record the norm of each weight matrix, and of its change since the previous evaluation.
+        norms: record the norm of each weight matrix, and of its change since the previous evaluation; not where weights
+            are spread over processes.
     """
 
     def __init__(self, norms: bool = True) -> None:
@@ -67,6 +68,8 @@ class RunRecorder(L.Callback):
             self._forget(trainer, trainer.global_step)
         recorded = RunRecord(trainer.default_root_dir).rows() if trainer.is_global_zero else []
         self._has_baselines = any(row["name"].startswith("baseline/") for row in recorded)
+        if isinstance(trainer.strategy, FullySharded):
+            self.norms = False  # would keep the whole model on every device
         matrices = _matrices(cast(GrokModule, pl_module)) if self.norms else {}
         self._previous = {name: self._previous.get(name, weight).to(weight.device) for name, weight in matrices.items()}
 

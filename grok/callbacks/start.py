@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
-import yaml
 
 from grok.callbacks.checkpoints import load_series, load_weights
 from grok.callbacks.console import say
 from grok.data.encoding import NextToken
 from grok.errors import BadInput, Problem, insist
 from grok.milestones import MILESTONES, series_step
+from grok.reading import read_yaml
 from grok.records import RunRecord
 from grok.training import GrokModule
 
@@ -130,8 +130,8 @@ def _flops(summary: Mapping[str, Any], step: int) -> int | None:
 
 def _read(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError):
+        return read_yaml(path)
+    except (OSError, BadInput):
         return None
 
 

@@ -31,6 +31,7 @@ __all__ = ["SPECIALS", "TwoHopComposition", "TwoHopQueries", "token_name", "two_
 SPECIALS = ("<mask>", "<sep>", "<a>", "</a>", "<q>", "</q>")
 """The symbols after entities and relations in the vocabulary of Wang et al. 2024; only `</a>` is used here."""
 
+FACTS_AT_MOST = 1_000_000_000  # 30 GB while they are generated
 MATERIALISED_AT_MOST = 25_000_000  # compositions: about 10 GB while they are generated
 WORTHWHILE = 0.01  # least share of the drawn compositions that must be usable in training in the lazy mode
 
@@ -182,7 +183,10 @@ class TwoHopComposition(RegimeDataModule):
             problems.append(
                 Problem("phi", phi, "give inferred facts per ID atomic fact, above 0 (the paper: 3.6 to 18)")
             )
-        if not lazy and not problems and entities * out_degree**2 > MATERIALISED_AT_MOST:
+        if not problems and entities * out_degree > FACTS_AT_MOST:
+            fix = f"{entities * out_degree:,} facts do not fit into memory: use a smaller graph"
+            problems.append(Problem("entities", entities, fix))
+        elif not lazy and not problems and entities * out_degree**2 > MATERIALISED_AT_MOST:
             fix = f"{entities * out_degree**2:,} compositions do not fit into memory: use lazy=true or a smaller graph"
             problems.append(Problem("lazy", lazy, fix))
         return problems + RegimeDataModule.check_common(batch=batch, evaluation_batch=evaluation_batch)

@@ -19,6 +19,8 @@ from grok.task import Task
 
 __all__ = ["Generated", "RegimeDataModule"]
 
+LARGEST_BATCH = 2**24
+
 
 @dataclass(frozen=True)
 class Generated:
@@ -63,11 +65,14 @@ class RegimeDataModule(L.LightningDataModule):
     @staticmethod
     def check_common(batch: int = 512, evaluation_batch: int = 4096, **_: Any) -> list[Problem]:
         """Problems with the arguments that all regimes share."""
-        return [
+        problems = [
             Problem(key, value, "give a number of queries, 1 or more")
             for key, value in (("batch", batch), ("evaluation_batch", evaluation_batch))
             if value < 1
         ]
+        if batch > LARGEST_BATCH:
+            problems.append(Problem("batch", batch, f"use at most {LARGEST_BATCH:,} queries"))
+        return problems
 
     @property
     @abstractmethod
@@ -141,7 +146,11 @@ class RegimeDataModule(L.LightningDataModule):
         ]
 
     test_dataloader = val_dataloader
-    predict_dataloader = val_dataloader
+
+    def predict_dataloader(self) -> list[Pieces]:
+        """Every split, whole: process 0 writes all answers."""
+        device = self._trainer.strategy.root_device
+        return [Pieces(split.without_truth().to(device), self.evaluation_batch) for split in self.splits.values()]
 
     @property
     def _trainer(self) -> L.Trainer:

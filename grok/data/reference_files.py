@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from grok.errors import BadInput, Problem
+from grok.reading import LARGEST, parse_json
 
 __all__ = ["FILES", "TYPES", "Findings", "ReferenceFiles", "Rows", "read_files", "write_files"]
 
@@ -174,8 +175,11 @@ def _load(path: Path, findings: Findings) -> list[Any] | None:
         if path.name in REQUIRED:
             findings.add("path", str(path), f"there is no such file: give a directory with {', '.join(REQUIRED)}")
         return None
+    if (size := path.stat().st_size) > LARGEST:
+        findings.add(path.name, f"{size:,} bytes", f"larger than {LARGEST:,} bytes: give the file of a smaller graph")
+        return None
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
     except ValueError as error:  # not JSON, or not UTF-8
         findings.add(path.name, str(error), "not a JSON file: make it again, or complete the download")
         return None

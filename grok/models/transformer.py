@@ -20,6 +20,9 @@ from grok.task import Task
 
 __all__ = ["Block", "LoopedTransformer"]
 
+MOST_BLOCKS = 4096
+MOST_WEIGHTS = 10_000_000_000  # layers × width²; with MLP and attention, twelve times as many
+
 
 class Block(nn.Module):
     """Pre-norm transformer block: attention, then an MLP, each added to the residual stream."""
@@ -147,6 +150,11 @@ class LoopedTransformer(StepModel):
             problems.append(Problem("heads", heads, f"use a divisor of width={width}"))
         elif not problems and positions == "rope" and width // heads % 2:
             problems.append(Problem("heads", heads, f"rotary positions need an even head width, not {width // heads}"))
+        if not problems and layers * loops > MOST_BLOCKS:
+            problems.append(Problem("layers", layers, f"with loops={loops}: use at most {MOST_BLOCKS:,} blocks in all"))
+        if not problems and layers * width**2 > MOST_WEIGHTS:
+            fix = f"with layers={layers} more weights than any machine holds: use a smaller width"
+            problems.append(Problem("width", width, fix))
         if not 0 <= dropout < 1:
             problems.append(Problem("dropout", dropout, "use a share in [0, 1)"))
         if re_embed_temperature <= 0:

@@ -17,13 +17,13 @@ def closing_lines(directory: Path) -> Iterator[str]:
     summary = RunRecord(directory).summary()
     if summary is None:
         return
-    accuracies = {split: value for split, value in summary["accuracy"].items() if value is not None}
+    accuracies = {split: value for split, value in summary.get("accuracy", {}).items() if value is not None}
     yield ""
     yield f"After {summary['step']:,} steps and {summary.get('wall_seconds', 0):,.0f} s:"
     if (memorised := summary.get("memorised_step")) is not None:
         yield f"  training facts memorised    step {memorised:,}"
     for split in summary.get("grok_step", {}):
-        crossings = summary["crossings"][split]
+        crossings = summary.get("crossings", {}).get(split, {})
         passed = [
             f"{100 * float(level):g} % at step {crossings[level]['first']:,}"
             for level in ("0.5", "0.95")
@@ -32,10 +32,10 @@ def closing_lines(directory: Path) -> Iterator[str]:
         yield f"  {split:<27} {'passed ' + ', '.join(passed) if passed else 'never passed 50 %'}"
     if summary.get("delay") is not None:
         yield f"  delay (grokked/memorised)   {summary['delay']:.1f} x"
-    sizes = summary["queries_in_split"]
+    sizes = summary.get("queries_in_split", {})
     for split, value in accuracies.items():
-        yield f"  final {split:<21} {100 * value:5.1f} %  of {sizes[split]:,} queries"
-    for split, value in summary["loss"].items():
+        yield f"  final {split:<21} {100 * value:5.1f} %  of {sizes.get(split, 0):,} queries"
+    for split, value in summary.get("loss", {}).items():
         if split not in accuracies:
             yield f"  final loss {split:<16} {value:.4g}"
     yield from circuit_lines(RunRecord(directory))

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from grok.errors import BadInput
+from grok.reading import parse_json, parse_yaml, read_text, read_yaml
 
-__all__ = ["Asked", "Setting", "plain", "read", "read_file", "read_options", "same_key"]
+__all__ = ["MOST_VALUES", "Asked", "Setting", "plain", "read", "read_file", "read_options", "same_key"]
 
 Setting = dict[str, Any]
 """Keys of `grok fit` and their values, for one run."""
 
 Asked = dict[str, Any]
 """A sweep file with all shorthands written out: base, set, grid, zip, list, figure, then."""
+
+MOST_VALUES = 100_000
+"""Values of one key, and runs of a sweep."""
 
 _KINDS = ("base", "set", "grid", "zip", "list", "figure", "then")
 _OF_A_PART = ("name", "base", "from", "inherit", "start", "set", "grid", "zip", "list")
@@ -148,15 +149,22 @@ def _values(values: Any, where: str) -> list[Any]:
     """The values of a key: a list, `{range: [0, 10]}` as Python counts, or `0..9`, both ends included."""
     span = _SPAN.fullmatch(values) if isinstance(values, str) else None
     if span:
-        values = list(range(int(span[1]), int(span[2]) + 1))
+        values = _range(where, int(span[1]), int(span[2]) + 1)
     elif isinstance(values, dict) and list(values) == ["range"]:
         bounds = values["range"] if isinstance(values["range"], list) else [values["range"]]
         if not (1 <= len(bounds) <= 3 and all(type(bound) is int for bound in bounds) and 0 not in bounds[2:]):
             raise BadInput(f"{where}.range={values['range']!r}: use [first, one past the last]")
-        values = list(range(*bounds))
+        values = _range(where, *bounds)
     if not isinstance(values, list) or not values:
         raise BadInput(f"{where}={values!r}: use a list of values, such as [0, 1, 2]")
     return [plain(value, where) for value in values]
+
+
+def _range(where: str, *bounds: int) -> list[int]:
+    values = range(*bounds)
+    if values[MOST_VALUES:]:
+        raise BadInput(f"{where}: a range of more than {MOST_VALUES:,} values; use at most so many")
+    return list(values)
 
 
 def _rows(rows: Any, where: str, directory: Path) -> list[Setting]:
@@ -172,18 +180,18 @@ def _read_rows(path: Path) -> Any:
     if path.suffix not in (".csv", ".jsonl", ".yaml", ".yml"):
         raise BadInput(f"{path}: use a .csv, .jsonl or .yaml file")
     try:
-        text = path.read_text()
+        if path.suffix in (".yaml", ".yml"):
+            return read_yaml(path)
+        text = read_text(path)
         if path.suffix == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        if path.suffix != ".csv":
-            return yaml.safe_load(text)
+            return [parse_json(line) for line in text.splitlines() if line.strip()]
         rows = list(csv.DictReader(text.splitlines(), strict=True))
         if any(None in row or None in row.values() for row in rows):
             raise BadInput(f"{path}: rows of different lengths; one value for each name of the first line")
-        return [{key: yaml.safe_load(value) for key, value in row.items() if value != ""} for row in rows]
+        return [{key: parse_yaml(value, f"{path}: {key}") for key, value in row.items() if value != ""} for row in rows]
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror}") from None
-    except (ValueError, csv.Error, yaml.YAMLError) as error:
+    except (ValueError, csv.Error) as error:
         if isinstance(error, BadInput):
             raise
         raise BadInput(f"{path}: not {path.suffix[1:].upper()}: {str(error).splitlines()[0]}") from None
@@ -213,11 +221,9 @@ def read_file(path: Path) -> Asked:
         BadInput: if it is not there or is none.
     """
     try:
-        asked = yaml.safe_load(path.read_text())
+        asked = read_yaml(path)
     except OSError as error:
-        raise BadInput(f"{path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise BadInput(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        raise BadInput(f"{path}: {error.strerror}; give a sweep file") from None
     return read(asked, str(path), path.parent)
 
 
@@ -246,6 +252,6 @@ def _value(text: str, option: str) -> Any:
     if option != "set" and ".." in text:
         return text
     try:
-        return yaml.safe_load(text if option == "set" else f"[{text}]")
-    except yaml.YAMLError:
+        return parse_yaml(text if option == "set" else f"[{text}]", f"--{option}")
+    except BadInput:
         raise BadInput(f"--{option} …={text}: not readable; quote it as in YAML") from None

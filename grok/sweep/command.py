@@ -9,9 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
 from grok.callbacks.console import say
+from grok.configuration import insist_on_mapping
 from grok.errors import BadInput
 from grok.sweep.asked import Asked, read_file, read_options
 from grok.sweep.checks import check
@@ -105,10 +104,7 @@ def _asked(options: Any) -> tuple[Asked, dict[str, Path]]:
     for base in bases.values():
         if not base.is_file():
             raise BadInput(f"base={str(base)!r}: not there; a sweep file names it relative to itself")
-        try:
-            yaml.safe_load(base.read_text())
-        except yaml.YAMLError as error:
-            raise BadInput(f"{base}: not YAML: {' '.join(str(error).split())}") from None
+        insist_on_mapping(base)
     return asked, bases
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from grok.errors import BadInput
-from grok.sweep.asked import Asked, Setting
+from grok.sweep.asked import MOST_VALUES, Asked, Setting
 
 __all__ = ["Setting", "argument", "canonical", "expand", "names", "varied"]
 
@@ -47,12 +48,15 @@ def expand(asked: Asked) -> list[Setting]:
             factors.append(content)
     if not factors:
         raise BadInput(f"{asked['base']}: nothing varies; give grid, zip or list")
+    if math.prod(map(len, factors)) > MOST_VALUES:
+        raise BadInput(f"{math.prod(map(len, factors)):,} runs; plan at most {MOST_VALUES:,} in one sweep")
     runs, seen = [], set()
     for parts in itertools.product(*factors):
         run = {key: value for part in (asked.get("set", {}), *parts) for key, value in part.items()}
-        if canonical(run) in seen:
+        same = canonical(_whole(run))
+        if same in seen:
             raise BadInput(f"two runs would be the same: {_told(run, varied(asked))}; remove one")
-        seen.add(canonical(run))
+        seen.add(same)
         runs.append(run)
     return runs
 
@@ -60,6 +64,15 @@ def expand(asked: Asked) -> list[Setting]:
 def canonical(setting: Setting) -> str:
     """One text for a setting, whatever the order of its keys."""
     return json.dumps(setting, sort_keys=True)
+
+
+def _whole(value: Any) -> Any:
+    """A value in which 1.0 is 1: no key takes them for different things."""
+    if isinstance(value, dict):
+        return {key: _whole(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def argument(value: Any) -> str:

@@ -11,9 +11,10 @@ from typing import Any
 
 import yaml
 
-from grok.configuration import differences
+from grok.configuration import differences, insist_on_mapping
 from grok.errors import BadInput
 from grok.files import lock, write_atomically
+from grok.reading import parse_json, read_text, read_yaml
 from grok.records import RunRecord
 from grok.sweep.asked import Asked
 from grok.sweep.expansion import Setting, argument, expand, names, varied
@@ -45,12 +46,12 @@ class Sweep:
         if not path.is_file():
             raise BadInput(f"{directory}: not a sweep (no manifest.jsonl in it); `grok sweep plan` makes one")
         try:
-            lines = tuple(Line(**json.loads(line)) for line in path.read_text().splitlines())
-            asked = yaml.safe_load((path.parent / "sweep.yaml").read_text())
-        except (json.JSONDecodeError, TypeError, OSError, yaml.YAMLError):
+            lines = tuple(Line(**parse_json(line)) for line in read_text(path).splitlines())
+            asked = read_yaml(path.parent / "sweep.yaml")
+        except (ValueError, TypeError, OSError):
             lines, asked = (), None
         numbered = [line.index for line in lines] == list(range(len(lines)))
-        if not isinstance(asked, dict) or not numbered or not lines or not all(_follows(line) for line in lines):
+        if not isinstance(asked, dict) or not numbered or not lines or not all(_is_sound(line) for line in lines):
             raise BadInput(f"{path}: it or sweep.yaml is damaged; `grok sweep plan` into a new directory")
         return cls(path.parent, lines, asked)
 
@@ -60,9 +61,9 @@ class Sweep:
         return self.directory.resolve().name
 
     @cached_property
-    def _options(self) -> dict[str, dict[str, Any]]:
+    def _options(self) -> dict[str, Mapping[str, Any]]:
         names = {line.base for line in self.lines}
-        return {name: yaml.safe_load((self.directory / name).read_text()) or {} for name in names}
+        return {name: insist_on_mapping(self.directory / name) for name in names}
 
     def value(self, line: Line, key: str, default: Any = None) -> Any:
         """Value of a key, such as `trainer.max_steps`, in a run: its own or that of its base configuration."""
@@ -108,8 +109,15 @@ class Sweep:
         raise BadInput(f"{self.directory}: no run {wanted!r}; use 0 to {last}, or a name of `grok sweep status --runs`")
 
 
-def _follows(line: Line) -> bool:
-    return line.after is None or 0 <= line.after < line.index
+def _is_sound(line: Line) -> bool:
+    """Whether a line can be one that was planned: its names stay within the sweep, its source comes before it."""
+    words = (line.name, line.run_dir, line.base, line.block)
+    if not all(isinstance(word, str) for word in words) or not isinstance(line.set, dict):
+        return False
+    if any(set(word) & set("/\\\0") or not word.strip(".") for word in (line.name, line.base)):
+        return False
+    follows = line.after is None or (type(line.after) is int and 0 <= line.after < line.index)
+    return line.run_dir == f"runs/{line.name}" and follows
 
 
 def planned(asked: Asked, base: Path, directory: Path, others: Mapping[str, Path] | None = None) -> Sweep:
@@ -127,7 +135,7 @@ def planned(asked: Asked, base: Path, directory: Path, others: Mapping[str, Path
     lines, wanted = _lines(asked, base, old.lines)
     changes = [f"  missing now: {line.name}" for line in old.lines if line.key not in wanted]
     for copy, path in ((directory / name, path) for name, path in bases.items() if (directory / name).exists()):
-        changes += differences(yaml.safe_load(copy.read_text()) or {}, yaml.safe_load(path.read_text()) or {})
+        changes += differences(insist_on_mapping(copy), insist_on_mapping(path))
     if changes:
         more = [f"  … and {len(changes) - 6} more"] if len(changes) > 6 else []
         raise BadInput(f"{directory} holds another sweep; choose another --sweep_dir", *changes[:6], *more)
@@ -137,7 +145,7 @@ def planned(asked: Asked, base: Path, directory: Path, others: Mapping[str, Path
 
 def _lines(asked: Asked, base: Path, before: Sequence[Line]) -> tuple[tuple[Line, ...], set[str]]:
     """Those planned before and what is new after them; and the keys of all that are wanted now."""
-    settings, options = expand(asked), yaml.safe_load(base.read_text()) or {}
+    settings, options = expand(asked), insist_on_mapping(base)
     first = _numbered([Line(-1, "", "", setting) for setting in settings], settings, varied(asked), before)
     wanted, lines = [*first], _joined(before, first)
     for block in asked.get("then", []):

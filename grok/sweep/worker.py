@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from grok.callbacks.console import say
 from grok.errors import BadInput
 from grok.files import is_locked, write_atomically
+from grok.reading import parse_json
 from grok.stopping import AGAIN
 from grok.sweep.plan import Line, Sweep
 
@@ -42,7 +43,7 @@ def is_running(sweep: Sweep, line: Line) -> bool:
 def last_status(sweep: Sweep, line: Line) -> int | None:
     """Exit status of the last attempt at a run; None if there was none, it goes on, or it was killed."""
     try:
-        status = json.loads(sweep.log(line, ".json").read_text())["status"]
+        status = parse_json(sweep.log(line, ".json").read_bytes())["status"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return status if isinstance(status, int) else None

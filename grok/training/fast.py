@@ -21,6 +21,7 @@ from grok.data import Batch
 from grok.models import StepModel
 from grok.models.prefixes import PrefixTree, answers_sharing_prefixes
 from grok.training.graph import GraphedSteps, first_line
+from grok.training.sharding import is_sharded
 
 if TYPE_CHECKING:
     from grok.training.module import GrokModule
@@ -55,6 +56,8 @@ class Plan:
 
 def plan(module: GrokModule, batch: Batch) -> Plan:
     """The plan for a module on its device, whose trainer is about to train; `batch` stands for all batches."""
+    if is_sharded(module.net):
+        return Plan(line="fast: the plain path, as weights are spread over processes")
     if module.device.type == "cuda":
         return _plan_for_cuda(module)
     tree, why = _tree(module, batch)

@@ -28,6 +28,7 @@ from grok.training.graph import plain_numbers, settings_of_the_plain_path
 from grok.training.objectives import CrossEntropy, Objective
 from grok.training.optimizers import parameter_groups
 from grok.training.schedules import Warmup
+from grok.training.sharding import is_sharded, shard, whole
 
 __all__ = ["TOGETHER", "GrokModule", "Score"]
 
@@ -123,7 +124,7 @@ class GrokModule(L.LightningModule):
     def check(clip: float | None = 1.0, ema_decay: float | None = None, block: int = 50) -> list[Problem]:
         """Problems with the arguments of the constructor."""
         problems = []
-        if clip is not None and clip <= 0:
+        if clip is not None and not clip > 0:
             problems.append(Problem("clip", clip, "use a positive norm, or null not to clip"))
         if ema_decay is not None and not 0 < ema_decay < 1:
             problems.append(Problem("ema_decay", ema_decay, "use a decay between 0 and 1, or null for no average"))
@@ -132,6 +133,13 @@ class GrokModule(L.LightningModule):
         return problems
 
     # ------------------------------------------------------------------ training
+
+    def configure_model(self) -> None:
+        """Spread the weights over processes where the strategy has a mesh of devices (`FullySharded`)."""
+        if self.device_mesh is not None and not is_sharded(self.net):
+            for net in (self.net, self.ema):
+                if net is not None:
+                    shard(net, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> Any:
         """The optimizer over decaying and non-decaying weights, and its schedule, counted in optimizer steps."""
@@ -275,7 +283,7 @@ class GrokModule(L.LightningModule):
         else:
             norm = gradient_norm(self.net)
         if getattr(self.trainer.precision_plugin, "scaler", None) is None:  # which itself skips infinite gradients
-            self.finite.norm = norm
+            self.finite.norm = whole(norm)
 
     def pop_training_loss(self) -> float | None:
         """Mean training loss since the last call, over all processes, which all call this; waits for the device."""
@@ -294,7 +302,7 @@ class GrokModule(L.LightningModule):
         checkpoint["training_loss"] = {"sums": sums, "steps": self._loss_steps}
         checkpoint["finite"] = self.finite.state()
         for state, optimizer in zip(checkpoint["optimizer_states"], self.trainer.optimizers, strict=True):
-            settings_of_the_plain_path(state["param_groups"], optimizer.defaults)
+            settings_of_the_plain_path(state.get("param_groups", ()), optimizer.defaults)
         plain_numbers(checkpoint["lr_schedulers"])
         # `torch.save` writes the whole memory that a slice is of: of an ensemble, the weights of all members.
         for name, weight in checkpoint["state_dict"].items():
@@ -345,10 +353,15 @@ class GrokModule(L.LightningModule):
     def validation_step(self, piece: Piece, _: int, dataloader_idx: int = 0) -> None:
         """Count the right answers of one piece of one split."""
         queries = piece.queries
-        if not len(queries):  # a process beyond the end of a small split
+        beyond = not len(queries)  # the end of a small split, of which another process still has some
+        if beyond and self.device_mesh is None:
+            return
+        if beyond:  # that process needs the weights that this one holds: compute something
+            queries = self._data.splits[self.split_names[dataloader_idx]].take(slice(0, 1)).to(self.device)
+        outputs = self.outputs(self.evaluated, queries.inputs, queries.at, queries.position_ids)
+        if beyond:
             return
         metrics = cast(Mapping[str, MeanMetric], self.metrics[dataloader_idx])
-        outputs = self.outputs(self.evaluated, queries.inputs, queries.at, queries.position_ids)
         metrics["loss"].update(self.objective(outputs, queries.targets)[queries.mask])
         if self.objective.exact:
             metrics["accuracy"].update(self._right(outputs, queries).float())
@@ -364,7 +377,7 @@ class GrokModule(L.LightningModule):
         }
         # The entry `step` makes optimizer steps, not blocks, the loggers' x axis.
         values["step"] = float(self.trainer.global_step)
-        self.log_dict(values, sync_dist=self.trainer.world_size > 1)
+        self.log_dict(values, sync_dist=torch.distributed.is_available() and torch.distributed.is_initialized())
 
     on_test_epoch_end = on_validation_epoch_end
 

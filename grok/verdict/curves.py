@@ -90,8 +90,8 @@ def curves_of(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], Curve]
         curves[key] = Curve(
             tuple(row["step"] for row in ordered),
             tuple(float(row["value"]) for row in ordered),
-            tuple(float(row["floor"] or 0.0) for row in ordered),
-            max(int(row["n"] or 0) for row in ordered),
+            tuple(float(row.get("floor") or 0.0) for row in ordered),
+            max(int(row.get("n") or 0) for row in ordered),
         )
     return curves
 

@@ -11,10 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from grok.errors import BadInput
 from grok.milestones import BRIDGE_DECIDES
+from grok.reading import read_text, read_yaml
 from grok.records import RunRecord
 from grok.verdict.curves import Curve, curves_of
 from grok.verdict.published import REGIMES
@@ -206,18 +205,26 @@ def _highest(curves: Sequence[Curve]) -> Curve:
 
 def _planned(directory: Path, begun: int) -> int:
     manifest = directory / "manifest.jsonl"
-    return len(manifest.read_text().splitlines()) if manifest.is_file() else begun
+    return len(read_text(manifest).splitlines()) if manifest.is_file() else begun
 
 
 def _configuration(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError:
+        content = read_yaml(path)
+    except BadInput:  # an unfinished run, as far as can be known
         content = None
     return content if isinstance(content, dict) and isinstance(content.get("data"), dict) else {}
 
 
 def _run(directory: Path, config: Mapping[str, Any]) -> Run | None:
+    try:
+        return _described(directory, config)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        told = f"not the configuration of a run ({type(error).__name__}: {error})"
+        raise BadInput(f"{directory / 'config.yaml'}: {told}; restore it, or take the run away") from None
+
+
+def _described(directory: Path, config: Mapping[str, Any]) -> Run | None:
     data = config["data"].get("init_args") or {}
     if "regime" not in data:
         return None
@@ -225,6 +232,8 @@ def _run(directory: Path, config: Mapping[str, Any]) -> Run | None:
     transfer = str(config["data"].get("class_path")).endswith(_TRANSFER_CLASS)
     began = str(start["step"]) if start.get("run") else SCRATCH
     graph = {key: data.get(key) for key in _DATA}
+    if missing := [key for key in _DATA[:4] if not isinstance(graph[key], int | float)]:
+        raise ValueError(f"data.{missing[0]} is {graph[missing[0]]!r}")
     graph["graph_seed"] = config.get("seed_everything") if data.get("graph_seed") is None else data["graph_seed"]
     return Run(
         directory,

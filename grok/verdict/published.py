@@ -12,6 +12,7 @@ import csv
 from functools import cache
 from importlib.resources import files
 
+from grok.errors import BadInput
 from grok.verdict.curves import Curve
 
 __all__ = ["CATEGORIES", "OOD_TESTS", "REGIMES", "finetuned", "pretrained"]
@@ -27,13 +28,27 @@ CATEGORIES = {
 }  # fmt: skip
 """Our transfer splits and what the released notebooks call them."""
 
+_NUMBERS = {
+    "he2026_pretrain.csv": ("step", "bridge_found", "target_found", "train_acc"),
+    "he2026_finetune.csv": ("step", "n", "bridge_found", "em", "new_atomic_em"),
+}
 _CONTROL = {"scratch": "control_scratch"}
 
 
 @cache
 def _rows(name: str) -> list[dict[str, str]]:
-    text = files("grok.verdict").joinpath("published", name).read_text()
-    return list(csv.DictReader(text.splitlines()))
+    file = files("grok.verdict").joinpath("published", name)
+    try:
+        rows = list(csv.DictReader(file.read_text(encoding="utf-8").splitlines(), strict=True))
+        for row in rows:
+            if None in row or None in row.values():
+                raise ValueError("a row of another length")
+            [float(row[column]) for column in _NUMBERS[name] if row[column]]
+    except (FileNotFoundError, ValueError, KeyError, csv.Error) as error:
+        raise BadInput(f"{file}: damaged ({error}); install grok-circuits again") from None
+    if not rows:
+        raise BadInput(f"{file}: empty; install grok-circuits again")
+    return rows
 
 
 def pretrained(regime: str, column: str) -> Curve:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_reference_files import row, store, tiny
 
 from grok.data import FillIn, ReferenceJSON, TwoHopComposition, write_reference_json
 from grok.errors import BadInput
@@ -14,40 +15,6 @@ FIXTURES = Path(__file__).parent / "fixtures" / "composition_json"
 NATURAL = FIXTURES / "composition.60.12.4.0_factaug_h1ratio0.0_h1k0_h2ratio0.0_h2k0"
 AUGMENTED = FIXTURES / "composition.60.12.4.0_factaug_h1ratio0.5_h1k9_h2ratio0.5_h2k9"
 OURS = {"entities": 30, "relations": 9, "out_degree": 5, "phi": 1.5, "ood": 0.1, "iid": 0.1}
-
-# A graph of four entities and three facts: <a> -r-> <b> -s-> <c>, and <c> -r-> <d>, which is out of distribution.
-VOCABULARY = ["<a>", "<b>", "<c>", "<d>", "<r>", "<s>", "</a>"]
-
-
-def row(question, answer, kind=None):
-    typed = {} if kind is None else {"type": kind}
-    return {"input_text": question, "target_text": f"{question}{answer}</a>", **typed}
-
-
-def tiny():
-    facts = [("<a><r>", "<b>"), ("<b><s>", "<c>"), ("<d><s>", "<a>"), ("<b><r>", "<a>")]
-    train = [*(row(*fact) for fact in facts), row("<c><r>", "<d>"), row("<a><r><s>", "<c>")]
-    test = [
-        row("<a><r>", "<b>", "id_atomic"),
-        row("<c><r>", "<d>", "ood_atomic"),
-        row("<a><r><s>", "<c>", "train_inferred"),
-        row("<d><s><r>", "<b>", "test_inferred_iid"),
-    ]
-    return {
-        "train.json": train,
-        "valid.json": [],
-        "test.json": test,
-        "vocab.json": list(VOCABULARY),
-        "id_facts.json": [["<a>", "<r>", "<b>"], ["<b>", "<s>", "<c>"], ["<d>", "<s>", "<a>"], ["<b>", "<r>", "<a>"]],
-        "ood_facts.json": [["<c>", "<r>", "<d>"]],
-    }
-
-
-def store(directory, files):
-    directory.mkdir(exist_ok=True)
-    for name, content in files.items():
-        (directory / name).write_text(content if isinstance(content, str) else json.dumps(content))
-    return directory
 
 
 def complaint(directory):

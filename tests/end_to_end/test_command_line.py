@@ -145,54 +145,6 @@ def test_verify_names_a_damaged_and_a_missing_file(grok, run):
     assert f"{second}: missing" in errors
 
 
-BAD = {
-    "unknown trainer key": (
-        ["--trainer.max_step", 5],
-        "trainer.max_step: no such key; did you mean trainer.max_steps?",
-    ),
-    "unknown data key": (["--data.entites", 5], "data.entites: no such key; did you mean entities?"),
-    "unknown model key": (["--model.net.widht", 5], "model.net.widht: no such key; did you mean width?"),
-    "unknown section": (["--evalution.every", 5], "did you mean evaluation.every?"),
-    "wrong type": (["--data.phi", "many"], "data.phi: Expected a float"),
-    "no such class": (
-        ["--model.net", "grok.models.LoopdTransformer"],
-        "model.net: grok.models has no class LoopdTransformer; did you mean LoopedTransformer?",
-    ),
-    "phi above the pool": (["--data.phi", 400], "phi=400.0: use at most"),
-    "out-degree above relations": (["--data.out_degree", 9], "data.init_args.out_degree=9: "),
-    "negative size": (["--data.entities", -4], "data.init_args.entities=-4: give a number, 1 or more"),
-    "heads": (["--model.net.heads", 3], "model.net.init_args.heads=3: use a divisor of width=16"),
-    "no steps": (["--trainer.max_steps", -1], "trainer.max_steps=-1: give the number of optimizer steps"),
-    "automatic clipping": (["--trainer.gradient_clip_val", 1], "gradient clipping"),
-    "two directories": (["--trainer.default_root_dir", "x"], "use --run_dir"),
-    "learning rate": (["--model.optimizer.lr", -1], "model.optimizer: Invalid learning rate: -1.0"),
-    "seed": (["--seed_everything", -1], "seed_everything=-1: use an integer from 0"),
-    "seed of the data": (["--data.seed", 2], "data.seed: is --seed_everything"),
-    "objective": (
-        ["--model.objective", "grok.training.SquaredError"],
-        "model.objective='SquaredError': the answers are",
-    ),
-    "no such checkpoint": (["--ckpt_path", "nope.ckpt"], "ckpt_path='nope.ckpt': give an existing .ckpt file"),
-    "file as directory": (["--run_dir", "tiny.yaml"], "tiny.yaml is not a directory that can be written to"),
-    "empty split": (["--data.iid", 0], "test_inferred_iid: no query in this split"),
-    "padding too short": (
-        ["--data.encoding", "grok.data.NextToken", "--data.encoding.pad", 2],
-        "pad=2: use tight, or at least 3 positions",
-    ),
-}
-
-
-@pytest.mark.parametrize(("arguments", "message"), BAD.values(), ids=BAD.keys())
-def test_bad_input_is_told_in_few_lines_and_leaves_nothing_behind(grok, tiny_config, tmp_path, arguments, message):
-    before = everything_in(tmp_path)
-    status, _, errors = grok("fit", "--config", tiny_config, *arguments)
-    assert status == 2
-    assert message in errors
-    assert len(errors.splitlines()) <= 10
-    assert "Traceback" not in errors
-    assert everything_in(tmp_path) == before
-
-
 def test_unknown_keys_of_a_file_are_told_with_the_nearest_one(grok, tiny_config):
     for line, wrong, right in (
         ("max_steps", "trainer.max_stepz", "trainer.max_steps"),

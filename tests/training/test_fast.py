@@ -5,7 +5,7 @@ from functools import partial
 import lightning as L
 import pytest
 import torch
-from tiny import ADAM, DEMANDING, Sums, assert_same, make_data, make_module, train, weights
+from tiny import ADAM, DEMANDING, Spoilt, Sums, assert_same, make_data, make_module, train, weights
 from torch.optim.lr_scheduler import OneCycleLR
 
 from grok.callbacks import (
@@ -18,6 +18,7 @@ from grok.callbacks import (
     verify_series,
 )
 from grok.data import ModularArithmetic
+from grok.errors import NotFinite
 from grok.models import LoopedTransformer, RecursiveTransformer
 from grok.records import RunRecord
 from grok.training import GrokModule, SquaredError, Warmup
@@ -190,6 +191,17 @@ def test_recorded_steps_are_counted_and_leave_a_checkpoint_that_any_form_continu
         whole = make_module(small_world(), **options)
         train(tmp_path / f"{fast} whole", whole, steps=30, data=small_world())
         torch.testing.assert_close(weights(continued), weights(whole), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", [FUSED, partial(torch.optim.SGD, lr=0.01)], ids=["whole", "half"])
+def test_a_recorded_step_that_is_not_finite_is_found(tmp_path, graphed, optimizer):
+    data = Spoilt(batch=2, order_seed=1)
+    first = next(step for step, rows in enumerate(data.generated.train.order(0, 16), 1) if data.row in rows)
+    assert first > WARM_UP + 1
+    module = make_module(data, fast=True, optimizer=optimizer, objective=SquaredError())
+    with pytest.raises(NotFinite, match=rf"the loss is nan at optimizer step {first}$"):
+        train(tmp_path, module, steps=40, data=data)
+    assert Replayed.made == 1
 
 
 def test_a_schedule_of_more_than_the_rate_leaves_the_optimizer_out_of_the_graph(tmp_path, graphed):

@@ -6,29 +6,20 @@ import math
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from safetensors.torch import load_file
-from tiny import DEMANDING, SquaredError, Sums, assert_same, make_module, train, weights
+from tiny import DEMANDING, Spoilt, SquaredError, Sums, assert_same, make_module, train, weights
 
 from grok.callbacks import CheckpointSeries, Evaluation, LastCheckpoint, RunRecorder, load_series
+from grok.callbacks.last import saved_checkpoints
 from grok.errors import NotFinite
 from grok.records import RunRecord
 from grok.training import Objective
 
-ROW = 5  # of the training table, whose inputs are spoilt
-
-
-class Spoilt(Sums):
-    """One training row is not a number."""
-
-    def generate(self):
-        generated = super().generate()
-        generated.train.table.inputs[ROW] = math.nan
-        return generated
-
 
 def spoilt_steps(data, steps) -> list[int]:
     """Optimizer steps, counted from 1, whose batch has the spoilt row."""
-    return [step + 1 for step, rows in enumerate(data.generated.train.order(0, steps)) if ROW in rows]
+    return [step + 1 for step, rows in enumerate(data.generated.train.order(0, steps)) if data.row in rows]
 
 
 class SpoilGradient(L.Callback):
@@ -47,15 +38,15 @@ def make(data=None, **options):
 
 
 @pytest.mark.parametrize("block", [1, 10, 50])
-def test_the_first_step_whose_loss_is_not_a_number_stops_training(tmp_path, block):
-    data = Spoilt(batch=8, order_seed=1)
+def test_the_first_step_whose_loss_is_not_a_number_stops_training_and_nothing_of_its_block_is_saved(tmp_path, block):
+    data = Spoilt(batch=2, order_seed=9)
     first = spoilt_steps(data, 40)[0]
-    assert first > 2
-    callbacks = [CheckpointSeries(every=1000), LastCheckpoint(every=1), RunRecorder()]
+    assert 10 < first < 20
+    callbacks = [CheckpointSeries(every=1000), LastCheckpoint(every=10), RunRecorder()]
     with pytest.raises(NotFinite, match=f"the loss is nan at optimizer step {first}$"):
         train(tmp_path, make(block=block), *callbacks, data=data)
     last = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert last["global_step"] == first - 1
+    assert last["global_step"] == 10
     assert all(tensor.isfinite().all() for tensor in last["state_dict"].values())
     for path in load_series(tmp_path).values():
         assert all(tensor.isfinite().all() for tensor in load_file(path).values())
@@ -113,6 +104,26 @@ def test_the_first_updates_left_out_are_told_and_not_more(tmp_path, capsys):
 def test_a_hundred_in_a_row_are_enough(tmp_path):
     with pytest.raises(NotFinite, match="step 105, as in each of the 100 steps before it"):
         train(tmp_path, make_module(nonfinite="skip"), SpoilGradient(range(5, 1000)), steps=200)
+
+
+def test_while_updates_are_left_out_the_checkpoints_of_before_are_kept(tmp_path):
+    with pytest.raises(NotFinite):
+        train(
+            tmp_path,
+            make_module(nonfinite="skip", block=5),
+            SpoilGradient(range(32, 1000)),
+            LastCheckpoint(10),
+            steps=200,
+        )
+    assert [entry["step"] for entry in saved_checkpoints(tmp_path)] == [30, 20, 10]
+
+
+@pytest.mark.parametrize("nonfinite", ["stop", "skip"])
+def test_a_scaler_that_leaves_out_every_gradient_stops_training(tmp_path, nonfinite):
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    plugin = MixedPrecision("16-mixed", "cpu", scaler)
+    with pytest.raises(NotFinite, match="the scaler left out every one"):
+        train(tmp_path, make_module(nonfinite=nonfinite), SpoilGradient(range(9, 1000)), steps=200, plugins=[plugin])
 
 
 def test_watching_changes_no_bit(tmp_path):

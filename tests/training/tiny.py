@@ -1,5 +1,6 @@
 """A model and data small enough to train in a fraction of a second, and one way to train them."""
 
+import math
 from functools import partial
 
 import lightning as L
@@ -92,5 +93,16 @@ class Sums(RegimeDataModule):
         )
 
 
-__all__ = ["ADAM", "DEMANDING", "RATE", "SquaredError", "Sums", "assert_same", "make_data", "make_module"]
+class Spoilt(Sums):
+    """One training row is not a number."""
+
+    row = 5
+
+    def generate(self) -> Generated:
+        generated = super().generate()
+        generated.train.table.inputs[self.row] = math.nan
+        return generated
+
+
+__all__ = ["ADAM", "DEMANDING", "RATE", "Spoilt", "SquaredError", "Sums", "assert_same", "make_data", "make_module"]
 __all__ += ["make_trainer", "train", "weights"]
