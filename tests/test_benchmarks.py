@@ -40,7 +40,7 @@ def test_the_gpu_run_keeps_its_budget_stops_and_goes_on(tmp_path):
     small = (
         "--model.net.width 48 --model.net.layers 1 --data.entities 200 --data.relations 40 --data.out_degree 10 "
         "--data.iid 0.05 --data.phi 3 --data.batch 32 --model.block 5 --trainer.max_steps 20 --evaluation.every 20 "
-        "--figures.enabled false --trainer.logger false"
+        "--figures.enabled false --trainer.logger false --found.enabled false --data.test_size 50"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATOR": "cpu", "EXTRA": small, "PYTHON": sys.executable}
 

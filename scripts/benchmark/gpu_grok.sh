@@ -15,7 +15,7 @@ export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 began="$(date +%s)"
 # grok_within NAME ARGUMENTS…: one run in what is left of the budget, 20 seconds kept for saving and figures
 grok_within() {
-    local name="$1" left status=0
+    local name="$1" left limit status=0
     shift
     left=$((budget - ($(date +%s) - began) - 20))
     if [ "$left" -lt 20 ]; then
@@ -23,8 +23,9 @@ grok_within() {
         return 75
     fi
     echo "== $name: at most $left s"
+    printf -v limit '00:%02d:%02d:%02d' $((left / 3600)) $((left / 60 % 60)) $((left % 60)) # days:hours:minutes:seconds
     "$python" -m grok fit --run_dir "$out/$name" --trainer.accelerator "$accelerator" --trainer.devices 1 \
-        --trainer.max_time "00:00:00:$left" --model.fast true "$@" "${extra[@]}" || status=$?
+        --trainer.max_time "$limit" --model.fast true "$@" "${extra[@]}" || status=$?
     [ "$status" -eq 0 ] || [ "$status" -eq 75 ] || echo "-- $name: status $status"
     return "$status"
 }
