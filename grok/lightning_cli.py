@@ -285,12 +285,15 @@ class GrokCLI(LightningCLI):
             with reading(resumed or checkpoint):
                 self.trainer.fit(**{**kwargs, "ckpt_path": resumed or checkpoint, **_PLAIN_DATA})
         except NotFinite as error:
-            raise self._with_remedy(error) if self.trainer.is_global_zero else error from error
+            if not self.trainer.is_global_zero:
+                raise
+            raise self._with_remedy(error) from error
         finally:
             recorder.release()
 
     def _with_remedy(self, error: NotFinite) -> NotFinite:
         """Tell where the batch of a step that was not finite is found, what is saved, and what helps."""
+        skips = self.model.finite.skip
         with suppress(Exception):  # the series and the record end with a good step, too
             writer(self.trainer).wait()
         last, _ = good_checkpoint(self.run_dir)
@@ -301,7 +304,7 @@ class GrokCLI(LightningCLI):
             f"its batch: data.generated.train.batch({error.step - 1}) of {self.run_dir / 'config.yaml'}",
             saved,
             "the same command meets the same step; add --fresh and a smaller learning rate, a smaller --model.clip,",
-            "--trainer.precision 32-true, or --model.nonfinite skip to leave out such updates and count them",
+            "or --trainer.precision 32-true" + "; --model.nonfinite skip leaves out such updates" * (not skips),
         )
         return NotFinite(error.step, error.what, error.value, error.more + "\n  ".join(lines))
 
