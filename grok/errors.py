@@ -19,7 +19,7 @@ class Problem:
 
     def __str__(self) -> str:
         value = repr(self.value)
-        return f"{self.key}={value if len(value) <= 80 else value[:77] + '...'}: {self.fix}"
+        return f"{self.key}={value if len(value) <= 80 else value[:37] + '...' + value[-40:]}: {self.fix}"
 
     def under(self, prefix: str) -> Problem:
         """The same problem, its key seen from the top of the configuration."""

@@ -13,7 +13,7 @@ from typing import Any
 from grok.errors import BadInput
 from grok.sweep.asked import MOST_VALUES, Asked, Setting
 
-__all__ = ["Setting", "argument", "canonical", "expand", "names", "varied"]
+__all__ = ["Setting", "argument", "canonical", "expand", "names", "varied", "with_whole_numbers"]
 
 MOST_LETTERS = 120
 """Longest name of a run; file systems allow 255 bytes, suffixes included."""
@@ -53,7 +53,7 @@ def expand(asked: Asked) -> list[Setting]:
     runs, seen = [], set()
     for parts in itertools.product(*factors):
         run = {key: value for part in (asked.get("set", {}), *parts) for key, value in part.items()}
-        same = canonical(_whole(run))
+        same = canonical(with_whole_numbers(run))
         if same in seen:
             raise BadInput(f"two runs would be the same: {_told(run, varied(asked))}; remove one")
         seen.add(same)
@@ -66,12 +66,12 @@ def canonical(setting: Setting) -> str:
     return json.dumps(setting, sort_keys=True)
 
 
-def _whole(value: Any) -> Any:
+def with_whole_numbers(value: Any) -> Any:
     """A value in which 1.0 is 1: no key takes them for different things."""
     if isinstance(value, dict):
-        return {key: _whole(item) for key, item in value.items()}
+        return {key: with_whole_numbers(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_whole(item) for item in value]
+        return [with_whole_numbers(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

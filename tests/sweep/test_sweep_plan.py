@@ -14,7 +14,7 @@ from grok.errors import BadInput
 from grok.sweep import Sweep
 from grok.sweep.asked import plain, read
 from grok.sweep.checks import without_seeds
-from grok.sweep.expansion import MOST_LETTERS, argument, canonical, expand, names, varied
+from grok.sweep.expansion import MOST_LETTERS, argument, canonical, expand, names, varied, with_whole_numbers
 from grok.sweep.groups import grouped, indices_of, spelled
 from grok.sweep.plan import Line
 
@@ -30,19 +30,23 @@ VALUES = st.one_of(
 )  # fmt: skip
 
 
+def _same(value):
+    return canonical(with_whole_numbers(plain(value)))
+
+
 @st.composite
 def sweeps(draw):
     """A grid, a zip and a list over different keys, each perhaps empty, with different values."""
     keys = draw(st.permutations(KEYS))
-    some = st.lists(VALUES, min_size=1, max_size=3, unique_by=lambda value: canonical(plain(value)))
+    some = st.lists(VALUES, min_size=1, max_size=3, unique_by=_same)
     asked = {"base": "base.yaml"}
     asked["grid"] = {key: draw(some) for key in keys[: draw(st.integers(1, 3))]}
     length = draw(st.integers(1, 3))
-    exactly = st.lists(VALUES, min_size=length, max_size=length, unique_by=lambda value: canonical(plain(value)))
+    exactly = st.lists(VALUES, min_size=length, max_size=length, unique_by=_same)
     asked["zip"] = {key: draw(exactly) for key in keys[3 : 3 + draw(st.integers(0, 2))]}
     rows = st.fixed_dictionaries({keys[5]: VALUES}, optional={keys[6]: VALUES})
     if draw(st.booleans()):
-        asked["list"] = draw(st.lists(rows, min_size=1, max_size=3, unique_by=lambda row: canonical(plain(row))))
+        asked["list"] = draw(st.lists(rows, min_size=1, max_size=3, unique_by=_same))
     return asked
 
 

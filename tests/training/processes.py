@@ -121,7 +121,7 @@ class StopTheSecond(L.Callback):
 
     def on_train_batch_end(self, trainer, *_):
         if trainer.global_rank == 1 and trainer.global_step == 12:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)  # reaches this very thread, so now
 
 
 def stop_and_resume(rank, directory) -> dict:
