@@ -228,7 +228,7 @@ def test_a_run_that_is_out_of_time_is_not_finished_and_goes_on(grok, tiny_config
     assert grok(*arguments)[0] == 75
     first = RunRecord(tmp_path / "run").summary()
     assert not first["finished"]
-    status, output, _ = grok(*arguments)
+    status, output, _ = grok(*arguments, "--trainer.max_time", "00:00:00:02")
     assert (status, "Resuming" in output) == (75, True)
     assert RunRecord(tmp_path / "run").summary()["step"] > first["step"]  # the time is this attempt's
 
