@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -18,7 +19,10 @@ from jsonargparse import Namespace
 from grok.errors import BadInput, Problem
 from grok.reading import read_yaml
 
-__all__ = ["config_files", "config_problems", "differences", "explain", "insist_on_mapping", "of_run", "with_run"]
+__all__ = [
+    "config_files", "config_problems", "differences", "explain", "insist_on_mapping", "insist_on_one_seed",
+    "of_run", "of_the_outcome", "problems_of_blocks", "problems_of_names", "with_run",
+]  # fmt: skip
 
 
 def config_problems(options: Any, classes: Mapping[str, type]) -> list[Problem]:
@@ -159,6 +163,44 @@ def _wrong_classes(value: Any, key: str) -> Iterator[Problem]:
             yield from _wrong_classes(item, at)
 
 
+def insist_on_one_seed(args: Sequence[str], files: Sequence[Any]) -> None:
+    """`seed_everything` is the data's seed; one that is given beside it would be ignored."""
+    given = any(re.match(r"--data(\.init_args)?\.seed(=|$)", str(arg)) for arg in args)
+    for file in files:
+        data = read_yaml(Path(str(file))).get("data")
+        options = data.get("init_args") if isinstance(data, dict) else None
+        given = given or (isinstance(options, dict) and "seed" in options)
+    if given:
+        raise BadInput("data.seed: is --seed_everything; use that, or data.graph_seed or data.order_seed")
+
+
+def problems_of_blocks(trainer: Any) -> list[Problem]:
+    """Settings of the Trainer that would act on Lightning's steps, which are blocks of optimizer steps here."""
+    problems = []
+    if trainer.gradient_clip_val is not None:
+        fix = "gradient clipping belongs to the optimizer step: use --model.clip"
+        problems.append(Problem("trainer.gradient_clip_val", trainer.gradient_clip_val, fix))
+    if trainer.accumulate_grad_batches != 1:
+        fix = "blocks of optimizer steps accumulate nothing: use a larger --data.batch"
+        problems.append(Problem("trainer.accumulate_grad_batches", trainer.accumulate_grad_batches, fix))
+    return problems
+
+
+def problems_of_names(options: Any) -> list[Problem]:
+    """Names that no directory can have, or that would put the run elsewhere than they say."""
+    problems = []
+    experiment = str(options.experiment)
+    for key, name in (("run_dir", options.run_dir), ("experiment", experiment)):
+        parts = [os.fsencode(part) for part in (name or "").split("/")]
+        if name == "" or b"\0" in b"".join(parts):
+            problems.append(Problem(key, name, "give a name of a directory, without NUL bytes"))
+        elif len(os.fsencode(name or "")) > 4000 or max(map(len, parts)) > 255:
+            problems.append(Problem(key, name, "too long for a file system; use a shorter name"))
+    if Path(experiment).is_absolute() or ".." in Path(experiment).parts:
+        problems.append(Problem("experiment", experiment, "use a name, which stays below runs/; or give --run_dir"))
+    return problems
+
+
 def _split_run_dir(word: str) -> list[str]:
     return word.split("=", 1) if word.startswith("--run_dir=") else [word]
 
@@ -169,6 +211,14 @@ def differences(old: Any, new: Any, key: str = "") -> list[str]:
         keys = dict.fromkeys([*old, *new])
         return [line for k in keys for line in differences(old.get(k), new.get(k), f"{key}.{k}" if key else str(k))]
     return [] if old == new else [f"  {key}: {old!r} in the run, {new!r} now"]
+
+
+def of_the_outcome(changes: Sequence[str]) -> list[str]:
+    """Those that change what is learnt: not where it is computed, which changes rounding and what dropout draws, nor
+    how long an attempt may take.
+    """
+    free = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.max_time")
+    return [change for change in changes if not change.strip().startswith(free)]
 
 
 def explain(message: str, known: Sequence[str] = ()) -> str:

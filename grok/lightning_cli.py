@@ -27,13 +27,23 @@ from grok import callbacks as watch
 from grok.callbacks.console import say
 from grok.callbacks.last import DurableCheckpoints, good_checkpoint, saved_checkpoints
 from grok.cluster import cluster_environment
-from grok.configuration import config_files, config_problems, differences, explain, insist_on_mapping, with_run
+from grok.configuration import (
+    config_files,
+    config_problems,
+    differences,
+    explain,
+    insist_on_mapping,
+    insist_on_one_seed,
+    of_the_outcome,
+    problems_of_blocks,
+    problems_of_names,
+    with_run,
+)
 from grok.data import RegimeDataModule
 from grok.errors import BadInput, NotFinite, Problem, insist
 from grok.files import sha256, write_atomically, writer
 from grok.help import HELP_TEXT
 from grok.loading import insist_on_resumable, insist_on_whole, reading
-from grok.reading import read_yaml
 from grok.records import RunRecord
 from grok.report.closing import closing_lines, score_table
 from grok.stopping import AGAIN
@@ -132,7 +142,7 @@ class GrokCLI(LightningCLI):
             chosen = self._subcommand_parsers.get(args[0] if args else "")
             known = [option.removeprefix("--") for option in chosen._option_string_actions] if chosen else []
             raise BadInput(explain(str(error), known)) from error
-        _insist_on_one_seed(args, self.config[self.config.subcommand].get("config") or [])
+        insist_on_one_seed(args, self.config[self.config.subcommand].get("config") or [])
         seed = self.config[self.config.subcommand].seed_everything
         if not 0 <= seed < 2**32:
             insist([Problem("seed_everything", seed, "use an integer from 0 to 4294967295")])
@@ -154,12 +164,12 @@ class GrokCLI(LightningCLI):
         if self.options.trainer.default_root_dir is not None:
             root = self.options.trainer.default_root_dir
             problems.append(Problem("trainer.default_root_dir", str(root), "use --run_dir"))
-        problems += _of_optimizer_steps(self.options.trainer)
+        problems += problems_of_blocks(self.options.trainer)
         insist(problems)
         files = self.options.get("config") or []
         self.options.experiment = self.options.experiment or (Path(str(files[-1])).stem if files else "run")
         self.run_dir = Path(self.options.run_dir or self._default_run_dir())
-        insist(_of_names(self.options))
+        insist(problems_of_names(self.options))
         if self.subcommand == "fit":
             self._open_run_dir()
         self.choose_checkpoint()
@@ -330,44 +340,6 @@ class GrokCLI(LightningCLI):
             say(line)
 
 
-def _insist_on_one_seed(args: Sequence[str], files: Sequence[Any]) -> None:
-    """`seed_everything` is the data's seed; one that is given beside it would be ignored."""
-    given = any(re.match(r"--data(\.init_args)?\.seed(=|$)", str(arg)) for arg in args)
-    for file in files:
-        data = read_yaml(Path(str(file))).get("data")
-        options = data.get("init_args") if isinstance(data, dict) else None
-        given = given or (isinstance(options, dict) and "seed" in options)
-    if given:
-        raise BadInput("data.seed: is --seed_everything; use that, or data.graph_seed or data.order_seed")
-
-
-def _of_optimizer_steps(trainer: Any) -> list[Problem]:
-    """Settings of the Trainer that would act on Lightning's steps, which are blocks of optimizer steps here."""
-    problems = []
-    if trainer.gradient_clip_val is not None:
-        fix = "gradient clipping belongs to the optimizer step: use --model.clip"
-        problems.append(Problem("trainer.gradient_clip_val", trainer.gradient_clip_val, fix))
-    if trainer.accumulate_grad_batches != 1:
-        fix = "blocks of optimizer steps accumulate nothing: use a larger --data.batch"
-        problems.append(Problem("trainer.accumulate_grad_batches", trainer.accumulate_grad_batches, fix))
-    return problems
-
-
-def _of_names(options: Any) -> list[Problem]:
-    """Names that no directory can have, or that would put the run elsewhere than they say."""
-    problems = []
-    experiment = str(options.experiment)
-    for key, name in (("run_dir", options.run_dir), ("experiment", experiment)):
-        parts = [os.fsencode(part) for part in (name or "").split("/")]
-        if name == "" or b"\0" in b"".join(parts):
-            problems.append(Problem(key, name, "give a name of a directory, without NUL bytes"))
-        elif len(os.fsencode(name or "")) > 4000 or max(map(len, parts)) > 255:
-            problems.append(Problem(key, name, "too long for a file system; use a shorter name"))
-    if Path(experiment).is_absolute() or ".." in Path(experiment).parts:
-        problems.append(Problem("experiment", experiment, "use a name, which stays below runs/; or give --run_dir"))
-    return problems
-
-
 def _holds_files(directory: Path) -> bool:
     """Whether there is more than a lock, or what a crash has left of the very first file."""
     return directory.is_dir() and any(not path.name.startswith(".") for path in directory.iterdir())
@@ -381,23 +353,15 @@ def _insist_on_same(saved: Path, new: str, parser: LightningArgumentParser) -> N
         raise BadInput(f"{saved}: not there; restore it, or start beside it with --fresh") from None
     except BadInput as error:
         raise BadInput(str(error), "restore it, or start beside it with --fresh") from None
-    changes = _of_the_outcome(differences({**old, "experiment": wanted["experiment"]}, wanted))
+    changes = of_the_outcome(differences({**old, "experiment": wanted["experiment"]}, wanted))
     if changes:  # keys that there were not when the run was begun have their defaults
         with suppress(ArgumentError):
             filled = yaml.safe_load(dump_config(parser, parser.parse_args(["--config", str(saved)])))
-            changes = _of_the_outcome(differences({**filled, "experiment": wanted["experiment"]}, wanted))
+            changes = of_the_outcome(differences({**filled, "experiment": wanted["experiment"]}, wanted))
     if changes:
         shown = [*changes[:6], *([f"… and {len(changes) - 6} more"] if len(changes) > 6 else [])]
         told = f"{saved.parent} holds a run with another configuration; add --fresh or another --run_dir"
         raise BadInput(told, *shown)
-
-
-def _of_the_outcome(changes: Sequence[str]) -> list[str]:
-    """Those that change what is learnt: not where it is computed, which changes rounding and what dropout draws, nor
-    how long an attempt may take.
-    """
-    free = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.max_time")
-    return [change for change in changes if not change.strip().startswith(free)]
 
 
 def _task(data: RegimeDataModule) -> Any:

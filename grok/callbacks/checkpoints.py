@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any, cast
 
@@ -101,27 +102,26 @@ def _manifest(directory: Path) -> list[dict[str, Any]]:
     path = directory / "manifest.json"
     try:
         entries: list[dict[str, Any]] = parse_json(read_text(path))
-        for entry in entries:
-            entry["step"], entry["file"], entry["sha256"]
+        wrong = [entry for entry in entries if not _is_entry(entry)]
     except (FileNotFoundError, NotADirectoryError):
         raise BadInput(f"{path}: not there; a run with a checkpoint series has one") from None
     except (ValueError, TypeError, KeyError):
         told = "not a manifest (a JSON list of step, file and sha256); restore it"
         raise BadInput(f"{path}: {told}") from None
-    if wrong := [entry for entry in entries if not _is_entry(entry)]:
+    if wrong:
         told = "give a step, the name of a file beside it, and a SHA-256"
         raise BadInput(f"{path}: {Problem('entry', wrong[0], told)}")
-    steps = [entry["step"] for entry in entries]
-    if twice := [step for step in steps if steps.count(step) > 1]:
+    if twice := [step for step, count in Counter(entry["step"] for entry in entries).items() if count > 1]:
         raise BadInput(f"{path}: step {twice[0]} is listed twice; keep one")
     return entries
 
 
 def _is_entry(entry: Any) -> bool:
     """Whether it names a step and a file of the series itself, whatever a foreign manifest says."""
-    if type(entry["step"]) is not int or entry["step"] < 0 or not isinstance(entry["sha256"], str):
+    step, file, checksum = entry["step"], entry["file"], entry["sha256"]
+    if type(step) is not int or step < 0 or not isinstance(checksum, str):
         return False
-    return isinstance(entry["file"], str) and re.fullmatch(r"[\w.+-]+\.safetensors", entry["file"]) is not None
+    return isinstance(file, str) and re.fullmatch(r"[\w.+-]+\.safetensors", file) is not None
 
 
 def verify_series(run: str | Path) -> int:

@@ -15,6 +15,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from grok.data import Batch
 from grok.errors import BadInput, Problem, insist
+from grok.training.finite import scaler_of
 from grok.training.module import GrokModule
 
 __all__ = ["SeedEnsemble"]
@@ -176,7 +177,7 @@ def _of_the_trainer(member: GrokModule, alone: str) -> list[Problem]:
         return []
     if trainer.world_size > 1:
         return [Problem("trainer.devices", trainer.world_size, f"an ensemble trains on one device; {alone}")]
-    if getattr(trainer.precision_plugin, "scaler", None) is not None:
+    if scaler_of(trainer) is not None:
         return [Problem("trainer.precision", "16-mixed", f"its gradients are scaled; use bf16-mixed, or {alone}")]
     return []
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from grok.data import Batch
 from grok.models import StepModel
 from grok.models.prefixes import PrefixTree, answers_sharing_prefixes
+from grok.training.finite import scaler_of
 from grok.training.graph import GraphedSteps, first_line
 from grok.training.sharding import is_sharded
 
@@ -90,7 +91,7 @@ def _plan_for_cuda(module: GrokModule) -> Plan:
     trainer = module.trainer
     half = trainer.precision == "bf16-mixed" or getattr(module.net, "activations", None) == "bfloat16"
     compiled = find_spec("triton") is not None
-    scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+    scaled = scaler_of(trainer) is not None
     watched = _hooks_of_a_step(module)
     graph = trainer.world_size == 1 and not scaled and watched is None and not module.finite.skip
     does = ["weights cast once a step"] * half + ["compiled blocks"] * compiled + ["CUDA graph"] * graph

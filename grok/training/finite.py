@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from grok.errors import NotFinite
 from grok.training.sharding import whole
 
-__all__ = ["Finite", "gradient_norm"]
+__all__ = ["Finite", "gradient_norm", "scaler_of"]
 
 MOST_IN_A_ROW = 100
 """Updates left out one after the other before training stops: the weights themselves must be bad."""
@@ -29,6 +29,11 @@ class _Found(NamedTuple):
     step: int  # counted from 1
     what: str
     value: float
+
+
+def scaler_of(trainer: L.Trainer) -> Any:
+    """What scales the loss under 16-mixed; None under other precisions."""
+    return getattr(trainer.precision_plugin, "scaler", None)
 
 
 def gradient_norm(net: nn.Module) -> Tensor:
@@ -51,6 +56,10 @@ class Finite:
         self._lines: list[str] = []
         self.in_a_row = 0
         """Steps just before this one whose updates were left out."""
+
+    def looks_at_gradients(self, trainer: L.Trainer) -> bool:
+        """Whether `norm` is wanted: neither has it been looked at before the update, nor does a scaler do that."""
+        return not self.skip and scaler_of(trainer) is None
 
     def note(self, loss: Tensor) -> None:
         """Keep what is known of a step that has been done."""
@@ -89,7 +98,7 @@ class Finite:
         """
         if not self.skip:
             return False
-        values = float(loss), float(loss if _scaler(trainer) else gradient_norm(net))
+        values = float(loss), float(loss if scaler_of(trainer) else gradient_norm(net))
         bad = not torch.tensor(values).isfinite().all()
         if not _on_any(bad, trainer):
             return False
@@ -103,7 +112,7 @@ class Finite:
 
     def _insist_on_scale(self, trainer: L.Trainer) -> None:
         """A scaler leaves out infinite gradients and halves its scale; if all are, nothing is learnt any more."""
-        scaler = _scaler(trainer)
+        scaler = scaler_of(trainer)
         if scaler is not None and scaler.get_scale() < SMALLEST_SCALE:
             raise NotFinite(trainer.global_step, "gradient", math.nan, ", as before it: the scaler left out every one")
 
@@ -114,10 +123,6 @@ class Finite:
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
         self.skipped, self.in_a_row = state["skipped"], state["in_a_row"]
-
-
-def _scaler(trainer: L.Trainer) -> Any:
-    return getattr(trainer.precision_plugin, "scaler", None)
 
 
 def _first(found: _Found | None, trainer: L.Trainer) -> _Found:

@@ -23,7 +23,7 @@ from grok.models import LoopedTransformer, State, StepModel
 from grok.models.steps import pick
 from grok.task import Task
 from grok.training.fast import FastSteps, plan
-from grok.training.finite import Finite, gradient_norm
+from grok.training.finite import Finite, gradient_norm, scaler_of
 from grok.training.graph import plain_numbers, settings_of_the_plain_path
 from grok.training.objectives import CrossEntropy, Objective
 from grok.training.optimizers import parameter_groups
@@ -155,7 +155,7 @@ class GrokModule(L.LightningModule):
     def _check_unscaling(self, optimizer: Optimizer) -> list[Problem]:
         """A fused optimizer unscales fp16 gradients inside its step: clipping would see them scaled."""
         fused = getattr(optimizer, "_step_supports_amp_scaling", False)
-        if self.clip is None or not fused or getattr(self.trainer.precision_plugin, "scaler", None) is None:
+        if self.clip is None or not fused or scaler_of(self.trainer) is None:
             return []
         fix = "a fused optimizer cannot be clipped under 16-mixed: use fused=false, bf16-mixed, or null not to clip"
         return [Problem("clip", self.clip, fix)]
@@ -278,12 +278,9 @@ class GrokModule(L.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip here: under fp16 the gradients have just been unscaled."""
-        if self.clip is not None:
-            norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
-        else:
-            norm = gradient_norm(self.net)
-        if getattr(self.trainer.precision_plugin, "scaler", None) is None:  # which itself skips infinite gradients
-            self.finite.norm = whole(norm)
+        norm = None if self.clip is None else nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
+        if self.finite.looks_at_gradients(self.trainer):
+            self.finite.norm = gradient_norm(self.net) if norm is None else whole(norm)
 
     def pop_training_loss(self) -> float | None:
         """Mean training loss since the last call, over all processes, which all call this; waits for the device."""
