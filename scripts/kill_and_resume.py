@@ -67,6 +67,12 @@ MOMENTS = {
 }
 """Where a kill can be asked for: functions of a module, at whose beginning or end the signal comes."""
 
+ATTEMPTS = 10
+"""Runs in a row that may come to their end before one and the same signal does."""
+
+PATIENCE = 300
+"""Seconds that a run may take; it takes a few."""
+
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
@@ -89,6 +95,9 @@ def train(argv: Sequence[str], log: str, function: str | None = None, call: int 
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)
+    # What a process blocks or ignores its children inherit: of a fork server that a sweep has started, or of a shell.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     from grok.cli import main
 
     if function is not None:
@@ -146,9 +155,21 @@ class Harness:
             RuntimeError: if it does not.
         """
         child = self.start(run)
-        child.join()
+        self.join(child, run)
         if child.exitcode != 0 or not RunRecord(run).is_finished():
             raise RuntimeError(f"{run} ended with status {child.exitcode}; see {run}.log")
+
+    @staticmethod
+    def join(child: Any, run: Path) -> None:
+        """Wait for a child.
+
+        Raises:
+            RuntimeError: if it does not come to an end.
+        """
+        child.join(PATIENCE)
+        if child.is_alive():
+            child.kill()
+            raise RuntimeError(f"{run} did not end within {PATIENCE} s; see {run}.log")
 
     def kill(self, run: Path, kill: Kill) -> None:
         """Start or resume `run` and send the signal soon after the function has been entered (never: at its end)."""
@@ -159,7 +180,7 @@ class Harness:
         if child.is_alive():
             time.sleep(self.random.uniform(0, 0.004))
             os.kill(child.pid, kill.signal)
-        child.join()
+        self.join(child, run)
         kill.status, kill.step = child.exitcode, (RunRecord(run).summary() or {}).get("step", 0)
 
     def plan(self, kills: int) -> Iterator[Kill]:
@@ -177,14 +198,15 @@ class Harness:
         self.finish(self.twin)
         run = 0
         for kill in kills:
-            while True:
-                done = sum(other.run == run for other in kills)
-                if done < per_run:
-                    self.kill(self.directory / f"run_{run}", kill)
-                    if kill.status != 0:
-                        kill.run = run
-                        break
-                run += 1  # full, or it came to its end before the signal did
+            for _ in range(ATTEMPTS):
+                run += sum(other.run == run for other in kills) >= per_run
+                self.kill(self.directory / f"run_{run}", kill)
+                if kill.status != 0:
+                    kill.run = run
+                    break
+                run += 1  # it came to its end before the signal did
+            else:
+                raise RuntimeError(f"{kill}: {ATTEMPTS} runs came to their end; see {self.directory}/run_{run - 1}.log")
         for number in range(run + 1):
             self.compare(number, [kill for kill in kills if kill.run == number])
 

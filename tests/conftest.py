@@ -13,6 +13,13 @@ torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(config, items):
+    """What takes minutes may take more of them before it counts as hanging."""
+    for item in items:
+        if any(item.get_closest_marker(name) for name in ("slow", "slurm", "gpu")):
+            item.add_marker(pytest.mark.timeout(4 * float(config.getini("timeout"))))
+
+
 @pytest.fixture
 def tiny_config(tmp_path) -> Path:
     """A configuration that trains in about a second: dropout and a schedule, so that a resume has state to restore."""

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import tempfile
+import time
 import traceback
 import warnings
 from pathlib import Path
@@ -34,7 +35,7 @@ from grok.training import FullySharded, SquaredError
 from grok.training.sharding import whole
 
 
-def in_processes(world: int, work, *arguments, patience: float = 240) -> list:
+def in_processes(world: int, work, *arguments, patience: float = 150) -> list:
     """Call `work(rank, *arguments)` in `world` processes that form a group; returns what each returns, by rank."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["grok.cli"])
@@ -49,8 +50,9 @@ def in_processes(world: int, work, *arguments, patience: float = 240) -> list:
         ]
         for process in group:
             process.start()
+        end = time.monotonic() + patience
         for process in group:
-            process.join(patience)
+            process.join(max(0, end - time.monotonic()))
         for process in group:
             process.kill()
         found = [torch.load(answer, weights_only=False) if answer.exists() else None for answer in answers]
@@ -64,6 +66,7 @@ def in_processes(world: int, work, *arguments, patience: float = 240) -> list:
 def _one(rank, world, port, path, work, arguments):
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a fork server that a sweep has started blocks some
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "WORLD_SIZE": str(world),
         "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
