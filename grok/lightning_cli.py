@@ -69,6 +69,7 @@ CALLBACKS: Mapping[str, type[Callback]] = {
     "probes": watch.Probes,
     "attention": watch.AttentionMaps,
     "fourier": watch.Fourier,
+    "loops": watch.LoopCounts,
     "figures": watch.Figures,  # before the record, which marks the run finished last of all
     "record": watch.RunRecorder,
     "last": watch.LastCheckpoint,

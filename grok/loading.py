@@ -24,6 +24,8 @@ def reading(checkpoint: str | Path | None) -> Iterator[None]:
     """Name the checkpoint that is damaged, would execute code, or is of another model."""
     try:
         yield
+    except BadInput:  # of data or of a callback, and told already
+        raise
     except (pickle.UnpicklingError, EOFError) as error:
         if code := re.search(r"GLOBAL ([\w.]+) (?:was not an allowed|whose module)", str(error)):
             told = f"would run {code[1]} when it is loaded, and is not; `torch.save` only tensors and plain data"

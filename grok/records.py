@@ -13,6 +13,7 @@ from typing import Any
 
 from grok.errors import BadInput
 from grok.files import write_atomically
+from grok.phases import Phase, Span, spans
 from grok.reading import parse_json, read_text
 
 __all__ = ["Milestones", "RunRecord", "crossing", "wilson"]
@@ -135,13 +136,17 @@ _SUMMARY: dict[str, Any] = {
     "step": int, "finished": bool, "accuracy": [_NUMBER], "loss": [_NUMBER], "queries_in_split": [int],
     "memorised_step": int | None, "grok_step": [int | None], "delay": _NUMBER, "crossings": [[[int | None]]],
     "wall_seconds": _NUMBER, "train_seconds": _NUMBER, "flops": _NUMBER, "start": dict,
+    "steps_per_epoch": _NUMBER, "sizes": [_NUMBER],
+    "phases": [{"split": str, "level": _NUMBER, "begin": int | None, "end": int | None}],
 }  # fmt: skip
-"""What others rely on; `[kind]` is a mapping whose values are of this kind."""
+"""What others rely on; `[kind]` is a mapping whose values are of this kind, `{key: kind}` one that has these keys."""
 
 
 def _is_of(kind: Any, value: Any) -> bool:
     if isinstance(kind, list):
         return isinstance(value, dict) and all(_is_of(kind[0], item) for item in value.values())
+    if isinstance(kind, dict):
+        return isinstance(value, dict) and all(key in value and _is_of(one, value[key]) for key, one in kind.items())
     return isinstance(value, kind)
 
 
@@ -180,6 +185,7 @@ class Milestones:
         threshold: accuracy that counts as memorised and as grokked.
         levels: further accuracies whose crossing is recorded.
         window: evaluations whose median must hold for a *sustained* crossing.
+        phases: of training, in order.
     """
 
     def __init__(
@@ -189,7 +195,9 @@ class Milestones:
         threshold: float = 0.95,
         levels: Sequence[float] = (0.5, 0.95, 0.99),
         window: int = 5,
+        phases: Sequence[Phase] = (),
     ) -> None:
+        self.phases = tuple(phases)
         self.memorised_split, self.held_out_splits = memorised_split, tuple(held_out_splits)
         self.threshold, self.window = threshold, window
         self.levels = sorted({*levels, threshold})
@@ -231,6 +239,13 @@ class Milestones:
         return {split: self.step_of(split, self.threshold) for split in self.held_out_splits if split in self.accuracy}
 
     @property
+    def phase_spans(self) -> dict[str, Span]:
+        """When each phase began and ended, see `grok.phases.spans`."""
+        levels = [self.threshold if phase.level is None else phase.level for phase in self.phases]
+        crossed = [self.step_of(phase.split, level) for phase, level in zip(self.phases, levels, strict=True)]
+        return spans(self.phases, crossed, levels)
+
+    @property
     def delay(self) -> float | None:
         """Grok step of the first held-out split divided by the memorised step."""
         memorised, grokked = self.memorised_step, next(iter(self.grok_step.values()), None)
@@ -265,6 +280,7 @@ class Milestones:
             "delay": self.delay,
             "accuracy_when_memorised": self.at_memorised(),
             "spikes": self.spikes,
+            "phases": {name: span.written() for name, span in self.phase_spans.items()},
             "crossings": {
                 split: {
                     f"{level:g}": {

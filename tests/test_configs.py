@@ -12,19 +12,38 @@ SWEEPS = [path for path in FILES if "base" in yaml.safe_load(path.read_text())]
 CONFIGS = [path for path in FILES if path not in SWEEPS]
 _FEW = ["--model.net.width", 24, "--data.test_size", 8, "--data.batch", 8]
 WIDE = (
-    "wang2024_composition",
+    "composition",
     "pretrain_medium",
     "transfer_medium",
     "pretrain_paper",
     "pretrain_compact",
     "transfer_paper",
+    "two_token",
+    "loops_paper",
 )
 SMALLER = {
     **dict.fromkeys(WIDE, _FEW),
     "recursive_small": ["--data.test_size", 50],
+    "base": ["--model.net.width", 24, "--data.test_size", 300, "--data.batch", 8, "--semantic.pairs", 50],
+    "three_hop": ["--model.net.width", 24, "--data.test_size", 300, "--data.batch", 8],
     "sharded": [*_FEW, "--model.net.layers", 2],
+    "comparison": [*_FEW, "--data.entities", 300],
+    "complex_reasoning": [*_FEW, "--data.entities", 300, "--data.hard_per_label", 5],
 }
-LARGE = ("small", "medium", "paper", "pretrain_paper", "pretrain_compact")  # full size, or sweeps of a hundred runs
+_WIKI = [*_FEW, "--data.path", ROOT / "tests/data/fixtures/real_facts/two_wiki.json"]
+SMALLER |= {
+    "wiki_composition": [*_WIKI, "--data.original", 40, "--data.phi", 1, "--data.leave_out", "[date of birth]"],
+    "wiki_comparison": [*_WIKI, "--data.original", 8, "--data.ood", 0.5],
+}
+LARGE = (  # full size, or sweeps of a hundred runs
+    "small",
+    "medium",
+    "paper",
+    "pretrain_paper",
+    "pretrain_compact",
+    "base",
+    "three_hop",
+)
 
 
 def marked(paths):

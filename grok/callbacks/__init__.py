@@ -16,6 +16,7 @@ from grok.callbacks.evaluation import Evaluation
 from grok.callbacks.figures import Figures
 from grok.callbacks.found import Found
 from grok.callbacks.last import LastCheckpoint
+from grok.callbacks.loop_counts import LoopCounts
 from grok.callbacks.monitor import GrokkingMonitor
 from grok.callbacks.predictions import PredictionWriter
 from grok.callbacks.recorder import RunRecorder
@@ -35,6 +36,7 @@ __all__ = [
     "GrokkingMonitor",
     "LastCheckpoint",
     "LogitLens",
+    "LoopCounts",
     "PredictionWriter",
     "Probes",
     "RunRecorder",

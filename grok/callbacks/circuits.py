@@ -13,22 +13,20 @@ from grok.circuits import (
     attention_patterns,
     causal_tracing,
     columns,
-    composition_counterfactuals,
     cosine_lens,
+    counterfactuals_for,
     fact_map,
     fourier_analysis,
     full_run_probing,
     immediate_probing,
     linear_probes,
     logit_lens,
-    other_queries,
-    same_bridge_counterfactuals,
     semantic_pairs,
     semantic_patching,
 )
 from grok.circuits.tracing import MEASURES
 from grok.data import AtomicFacts, ModularArithmetic, RegimeDataModule, Split
-from grok.errors import BadInput, Problem, insist
+from grok.errors import Problem, insist
 from grok.models import StepModel
 
 __all__ = ["AttentionMaps", "CausalTracing", "CosineLens", "Fourier", "LogitLens", "Probes", "SemanticPatching"]
@@ -81,7 +79,9 @@ def _usual_columns(split: Split) -> list[str]:
     last = shown[-1] if shown else ""
     bridge = split.truth.get("bridge")
     known = bridge is not None and bool((bridge >= 0).any())
-    return [*(["bridge"] if known else []), *([last] if last in columns(split) else []), "answer"]
+    hops = bridge.shape[1] if bridge is not None and known else 0
+    bridges = ["bridge"] * hops if hops < 2 else [f"bridge[{hop}]" for hop in range(hops)]
+    return [*bridges, *([last] if last in columns(split) else []), "answer"]
 
 
 class CausalTracing(CircuitCallback):
@@ -90,12 +90,12 @@ class CausalTracing(CircuitCallback):
     Args:
         counterfactuals: `reference`, as the released code of Wang et al. 2024; `valid`, only ones that are queries
             themselves; `other`, the states of other queries of the split, for any regime; null means `reference` for
-            two-hop queries and `other` for all else.
+            two-hop queries and comparisons, and `other` for all else.
         measures: `changed`, `rank`, `flipped`, `probability`, `logit_difference`, see `grok.circuits.tracing.MEASURES`.
         only_correct: count only queries that the unpatched run gets right.
         target: [step, position, ground truth] of another state to look at, such as `[2, r1, bridge]`; null means the
             answer.
-        floor: measure counterfactuals that keep the bridge (or the answer) beside them; doubles the work.
+        floor: measure counterfactuals that keep the bridge (the value, the answer) beside them; doubles the work.
         restrict: rank among the possible answers instead of the whole vocabulary.
         streams: of a model with several streams, patch them `together`, or `each` by itself.
         options: see `CircuitCallback`.
@@ -141,16 +141,7 @@ class CausalTracing(CircuitCallback):
         )
 
     def _draw(self, data: RegimeDataModule, split: Split) -> tuple[list[Counterfactual], list[Counterfactual]]:
-        facts = data.generated.facts
-        two_hop = facts is not None and "bridge" in split.truth and bool((split.truth["bridge"] >= 0).all())
-        kind = self.counterfactuals or ("reference" if two_hop else "other")
-        if kind == "other":
-            return other_queries(split), other_queries(split, same_answer=True)
-        if facts is None:
-            fix = f"{type(data).__name__} has no atomic facts: use other"
-            raise BadInput(Problem("counterfactuals", kind, fix))
-        drawn = composition_counterfactuals(split, facts, valid=kind == "valid")
-        return drawn, same_bridge_counterfactuals(split, facts)
+        return counterfactuals_for(data.generated.facts, split, self.counterfactuals)
 
     def validate(self, model: StepModel, data: RegimeDataModule, split: Split) -> None:
         """See `CircuitCallback.validate`."""
@@ -203,8 +194,8 @@ class SemanticPatching(CircuitCallback):
 
     def _knowledge(self, data: RegimeDataModule) -> tuple[AtomicFacts, Split | None]:
         facts = data.generated.facts
-        if facts is None:
-            insist([Problem("enabled", True, f"{type(data).__name__} has no atomic facts: use false")])
+        if not isinstance(facts, AtomicFacts):
+            insist([Problem("enabled", True, f"{type(data).__name__} has no atomic facts (h, r) → t: use false")])
         if self.sources is not None and self.sources not in data.splits:
             insist([Problem("sources", self.sources, f"no such split; this regime has {', '.join(data.splits)}")])
         return cast(AtomicFacts, facts), None if self.sources is None else data.splits[self.sources]

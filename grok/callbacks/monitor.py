@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any, cast
 
 import lightning as L
@@ -9,6 +12,7 @@ import lightning as L
 from grok.callbacks.console import say
 from grok.data import RegimeDataModule
 from grok.errors import Problem, insist
+from grok.phases import numeral
 from grok.records import Milestones
 from grok.training import GrokModule
 
@@ -27,17 +31,29 @@ class GrokkingMonitor(L.Callback):
         stop_after: optimizer steps to go on after the first held-out split has grokked for good (sustained); None
             trains to the end.
         lines: print one line of accuracies per evaluation.
+        phase_levels: accuracy at which a phase of the regime ends, by its name, instead of the regime's own.
     """
 
     def __init__(
-        self, threshold: float = 0.95, window: int = 5, stop_after: int | None = None, lines: bool = True
+        self,
+        threshold: float = 0.95,
+        window: int = 5,
+        stop_after: int | None = None,
+        lines: bool = True,
+        phase_levels: dict[str, float] | None = None,
     ) -> None:
-        insist(self.check(threshold, window, stop_after))
+        insist(self.check(threshold, window, stop_after, phase_levels))
         self.threshold, self.window, self.stop_after, self.lines = threshold, window, stop_after, lines
+        self.phase_levels: Mapping[str, float] = phase_levels or {}
         self.milestones = Milestones(None, (), threshold, window=window)
 
     @staticmethod
-    def check(threshold: float = 0.95, window: int = 5, stop_after: int | None = None) -> list[Problem]:
+    def check(
+        threshold: float = 0.95,
+        window: int = 5,
+        stop_after: int | None = None,
+        phase_levels: Mapping[str, float] | None = None,
+    ) -> list[Problem]:
         """Problems with the arguments of the constructor."""
         problems = []
         if not 0 < threshold <= 1:
@@ -46,13 +62,22 @@ class GrokkingMonitor(L.Callback):
             problems.append(Problem("window", window, "use 1 or more evaluations"))
         if stop_after is not None and stop_after < 0:
             problems.append(Problem("stop_after", stop_after, "use 0 or more optimizer steps, or null"))
+        if not all(0 < level <= 1 for level in (phase_levels or {}).values()):
+            problems.append(Problem("phase_levels", phase_levels, "use accuracies in (0, 1]"))
         return problems
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Take the names of the splits to watch from the data."""
+        """Take the names of the splits and phases to watch from the data."""
         data = cast(RegimeDataModule, cast(Any, trainer).datamodule)
         self.milestones.memorised_split = data.memorised_split
         self.milestones.held_out_splits = data.held_out_splits
+        names = [phase.name for phase in data.phases]
+        if wrong := [name for name in self.phase_levels if name not in names]:
+            fix = f"{type(data).__name__} has no such phase; use {', '.join(names) or 'null, as it has none'}"
+            insist([Problem("monitor.phase_levels", wrong[0], fix)])
+        self.milestones.phases = tuple(
+            replace(phase, level=self.phase_levels.get(phase.name, phase.level)) for phase in data.phases
+        )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A run that was cut short after it had decided to stop has stopped."""
@@ -72,6 +97,7 @@ class GrokkingMonitor(L.Callback):
         sizes = {name: score.n for name, score in scores.items()}
         for split, level in self.milestones.update(step, accuracy, sizes):
             self._announce(split, level, accuracy, sizes)
+        self._announce_phases(step, accuracy)
         for spike in self.milestones.spikes:
             if spike["step"] == step:
                 fell = f"from {100 * spike['before']:.1f} % to {100 * spike['after']:.1f} %"
@@ -87,6 +113,17 @@ class GrokkingMonitor(L.Callback):
         elif split in self.milestones.held_out_splits:
             small = f" (only {sizes[split]} queries)" if sizes[split] < 100 else ""
             say(f">>> {split} passed {100 * level:g} % at step {step}{small}")
+
+    def _announce_phases(self, step: int, accuracy: Mapping[str, float]) -> None:
+        found = self.milestones.phase_spans
+        names = list(found)
+        following = dict(pairwise(names))
+        for name in names:
+            if found[name].end == step:
+                after = following.get(name)
+                told = f"phase {numeral(names, name)} ({name}) ended at step {step}"
+                then = "" if after is None else f"; phase {numeral(names, after)} ({after}) begins"
+                say(f">>> {told}: {found[name].split} {100 * accuracy[found[name].split]:.1f} %{then}")
 
     def _stop_if_done(self, trainer: L.Trainer) -> None:
         if self.stop_after is None or not self.milestones.grok_step:

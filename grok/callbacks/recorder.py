@@ -145,7 +145,11 @@ class RunRecorder(L.Callback):
             "accuracy": {name: score.accuracy for name, score in scores.items()},
             "loss": {name: score.loss for name, score in scores.items()},
             "queries_in_split": {name: score.n for name, score in scores.items()},
+            "sizes": cast(RegimeDataModule, cast(Any, trainer).datamodule).sizes(),
         }
+        stream = cast(RegimeDataModule, cast(Any, trainer).datamodule).generated.train
+        if stream.rows is not None:
+            summary["steps_per_epoch"] = stream.rows / stream.size
         for callback in cast(Any, trainer).callbacks:
             if hasattr(callback, "summary"):
                 summary |= callback.summary()

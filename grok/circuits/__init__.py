@@ -6,14 +6,18 @@ from grok.circuits.attribution import agreement, attribution_patching, exact_pat
 from grok.circuits.counterfactuals import (
     comparison_counterfactuals,
     composition_counterfactuals,
+    counterfactuals_for,
+    known_counterfactuals,
     other_queries,
     same_bridge_counterfactuals,
+    same_value_counterfactuals,
 )
 from grok.circuits.examples import choose_examples, column, columns
 from grok.circuits.found import Found, found
 from grok.circuits.fourier import Fourier, fourier_analysis
 from grok.circuits.grid import Grid, bootstrap
 from grok.circuits.lens import Lens, logit_lens
+from grok.circuits.loops import LoopCounts, loop_counts
 from grok.circuits.nodes import Edge, Node, nodes_of
 from grok.circuits.patching import Counterfactual, Patched, patch_states
 from grok.circuits.paths import path_patching
@@ -36,6 +40,7 @@ __all__ = [
     "Fourier",
     "Grid",
     "Lens",
+    "LoopCounts",
     "Node",
     "Patched",
     "Planted",
@@ -55,6 +60,7 @@ __all__ = [
     "composition_counterfactuals",
     "cosine_distances",
     "cosine_lens",
+    "counterfactuals_for",
     "edge_ablation",
     "exact_patching",
     "fact_map",
@@ -64,8 +70,10 @@ __all__ = [
     "fourier_analysis",
     "full_run_probing",
     "immediate_probing",
+    "known_counterfactuals",
     "linear_probes",
     "logit_lens",
+    "loop_counts",
     "mds",
     "nodes_of",
     "other_queries",
@@ -74,6 +82,7 @@ __all__ = [
     "planted",
     "read",
     "same_bridge_counterfactuals",
+    "same_value_counterfactuals",
     "semantic_pairs",
     "semantic_patching",
 ]

@@ -1,4 +1,4 @@
-"""Counterfactual queries for causal tracing: another head, another relation, another query.
+"""Counterfactual queries for causal tracing: another head, another relation, another entity, another query.
 
 Each draw is a pure function of (seed, query): the same for every checkpoint and every order of the examples.
 
@@ -8,23 +8,30 @@ Shape legend: N example, G candidate, F fact, T position.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import singledispatch
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from grok.circuits.patching import Counterfactual
+from grok.data.attribute_values import AttributeValues, Pairs
 from grok.data.facts import AtomicFacts
 from grok.data.keyed import POSITIVE, keyed_hash
 from grok.data.knowledge_graph import keyed_sample
 from grok.data.split import Split
-from grok.errors import BadInput
+from grok.errors import BadInput, Problem
 
 __all__ = [
     "comparison_counterfactuals",
     "composition_counterfactuals",
+    "counterfactuals_for",
+    "known_counterfactuals",
     "other_queries",
     "same_bridge_counterfactuals",
     "same_query",
+    "same_value_counterfactuals",
 ]
 
 _MOST_CANDIDATES = 4096  # per query; of larger groups a random part is searched
@@ -65,12 +72,17 @@ def two_hop_tokens(split: Split, facts: AtomicFacts) -> tuple[Tensor, Tensor, Te
     """Tokens h, r1, r2, b and t of every query.
 
     Raises:
-        BadInput: if the split has no bridge, or other positions.
+        BadInput: if the split has no bridge, more than one, or other positions.
     """
     if "bridge" not in split.truth or split.positions[:3] != ("h", "r1", "r2"):
         have = f"positions {', '.join(split.positions)} and ground truth {', '.join(split.truth) or '(none)'}"
         raise BadInput(
             f"counterfactuals: two-hop queries (positions h, r1, r2, a bridge) are needed; this split has {have}"
+        )
+    if split.truth["bridge"].shape[1] != 1:
+        raise BadInput(
+            f"counterfactuals: two-hop queries are needed; these have {split.truth['bridge'].shape[1]} bridges each: "
+            "trace with tracing.counterfactuals=other, and leave semantic patching out"
         )
     bridge = split.truth["bridge"][:, 0].contiguous()
     if bool((bridge < 0).any()):
@@ -176,57 +188,109 @@ def same_bridge_counterfactuals(split: Split, facts: AtomicFacts, seed: int = 0)
     ]
 
 
-def comparison_counterfactuals(
-    split: Split, values: Tensor, trained: Tensor, entities: Tensor, attributes: Tensor, seed: int = 0
-) -> list[Counterfactual]:
-    """Counterfactuals `e1`, `e2`, `a` of comparison queries `a <q> e1 <mask> e2` (Wang et al. 2024, section 5).
+def _compared(split: Split, knowledge: AttributeValues) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of attribute, e1 and e2 of comparison queries in the table of values: `[N]` each.
 
-    `e1` is another training entity whose value on the attribute equals that of e2 (one more or less if e1 and e2
-    are equal), patched at e1 and the separator after it; `e2` the same around the value of e1, patched at e2; `a` a
-    random other attribute, patched at the attribute and the separator after it.
-
-    Args:
-        split: N queries with positions `a`, `q`, `e1`, `mask`, `e2`; `truth["labels"]` `[N, 3]` the label tokens for
-            less, equal and greater.
-        values: `[entity, attribute]` ordinal values, in the order of `entities` and `attributes`.
-        trained: `[entity, attribute]` bool, whether the entity is in distribution for the attribute.
-        entities: `[entity]` tokens, ascending.
-        attributes: `[attribute]` tokens, ascending.
-        seed: selects the draws.
+    Raises:
+        BadInput: if the split has other positions.
     """
     if split.positions[:5] != ("a", "q", "e1", "mask", "e2"):
         raise BadInput(
             f"counterfactuals: positions a, q, e1, mask, e2 are needed; this split has {', '.join(split.positions)}"
         )
-    attribute = torch.searchsorted(attributes, split.inputs[:, 0].contiguous())
-    e1, e2 = (torch.searchsorted(entities, split.inputs[:, place].contiguous()) for place in (2, 4))
-    v1, v2 = values[e1, attribute], values[e2, attribute]
-    on_attribute, allowed = values.T[attribute], trained.T[attribute]  # [N, entity]
-    every = torch.arange(len(entities), device=e1.device).expand_as(on_attribute)
+    tokens = [split.inputs[:, place].contiguous() for place in (0, 2, 4)]
+    lists = (knowledge.attributes, knowledge.entities, knowledge.entities)
+    attribute, e1, e2 = (torch.searchsorted(known, asked) for known, asked in zip(lists, tokens, strict=True))
+    return attribute, e1, e2
 
-    def label(first: Tensor, second: Tensor) -> Tensor:
-        which = 1 + (first > second).long() - (first < second).long()
-        return split.truth["labels"].gather(1, which[:, None])[:, 0] if "labels" in split.truth else which.fill_(-1)
 
-    def entity(name: str, own: Tensor, mine: Tensor, others: Tensor, positions: tuple[int, ...]) -> Counterfactual:
-        wanted = (on_attribute - others[:, None]).abs() == (mine == others).long()[:, None]
-        chosen, exists = _draw(split, f"cf {name}", seed, every, wanted & allowed & (every != own[:, None]))
-        inputs = split.inputs.clone()
-        inputs[:, positions[0]] = torch.where(exists, entities[chosen], inputs[:, positions[0]])
-        value = on_attribute.gather(1, chosen[:, None])[:, 0]
-        answer = label(value, v2) if name == "e1" else label(v1, value)
-        return Counterfactual(name, inputs, positions, answer.where(exists, -1), exists)
+def comparison_counterfactuals(
+    split: Split, knowledge: AttributeValues, seed: int = 0, valid: bool = False
+) -> list[Counterfactual]:
+    """Counterfactuals `e1`, `e2`, `a` of comparison queries `a <q> e1 <mask> e2` (Wang et al. 2024, section 4).
 
-    other = torch.arange(len(attributes), device=e1.device).expand(len(split), -1)
-    chosen, exists = _draw(split, "cf a", seed, other, other != attribute[:, None])
-    inputs = split.inputs.clone()
-    inputs[:, 0] = torch.where(exists, attributes[chosen], inputs[:, 0])
-    unknown = torch.full_like(chosen, -1)  # the label tokens of another attribute are other tokens
+    As in the released code: `e1` is another ID entity whose value on the attribute equals that of e2 (one more or less
+    if e1 and e2 are equal), patched at e1 and the separator after it; `e2` the same around the value of e1, patched at
+    e2; `a` a random other attribute, patched at the attribute and the separator after it.
+
+    Args:
+        split: N queries with positions `a`, `q`, `e1`, `mask`, `e2`.
+        knowledge: values of all entities.
+        seed: selects the draws.
+        valid: take only counterfactuals that are queries themselves: of two different entities.
+    """
+    attribute, e1, e2 = _compared(split, knowledge)
+    values, allowed = knowledge.values.T[attribute], ~knowledge.ood.T[attribute]  # [N, entity]
+    v1, v2 = (values.gather(1, entity[:, None]) for entity in (e1, e2))
+
+    def entity(name: str, place: int, own: Tensor, others: Tensor, positions: tuple[int, ...]) -> Counterfactual:
+        mine, wanted = (v1, v2) if name == "e1" else (v2, v1)
+        acceptable = allowed & ((values - wanted).abs() == (mine == wanted).long())
+        chosen, exists = _drawn_entity(split, f"cf {name}", seed, acceptable, [own, others] if valid else [own])
+        inputs = _replaced(split, [(place, knowledge.entities[chosen])], exists)
+        pairs = Pairs(attribute, chosen, e2) if name == "e1" else Pairs(attribute, e1, chosen)
+        return Counterfactual(name, inputs, positions, _label(knowledge, pairs, exists), exists)
+
+    every = torch.arange(len(knowledge.attributes), device=e1.device).expand(len(split), -1)
+    other, exists = _draw(split, "cf a", seed, every, every != attribute[:, None])
+    answer = _label(knowledge, Pairs(other, e1, e2), exists)
     return [
-        entity("e1", e1, v1, v2, (2, 3)),
-        entity("e2", e2, v2, v1, (4,)),
-        Counterfactual("a", inputs, (0, 1), unknown, exists),
+        entity("e1", 2, e1, e2, (2, 3)),
+        entity("e2", 4, e2, e1, (4,)),
+        Counterfactual("a", _replaced(split, [(0, knowledge.attributes[other])], exists), (0, 1), answer, exists),
     ]
+
+
+def same_value_counterfactuals(split: Split, knowledge: AttributeValues, seed: int = 0) -> list[Counterfactual]:
+    """The floor of `comparison_counterfactuals`: other queries that keep what the circuit carries.
+
+    `e1`, `e2`: another ID entity with the same value on the attribute. `a`: both of them, on the same attribute; of a
+    causal model the states at `a` are then the same, and the floor is 0.
+    """
+    attribute, e1, e2 = _compared(split, knowledge)
+    values, allowed = knowledge.values.T[attribute], ~knowledge.ood.T[attribute]
+
+    def same(name: str, own: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+        acceptable = allowed & (values == values.gather(1, own[:, None]))
+        chosen, exists = _drawn_entity(split, f"same {name}", seed, acceptable, [own, others])
+        return knowledge.entities[chosen], exists
+
+    (first, one), (second, two) = same("e1", e1, e2), same("e2", e2, e1)
+
+    def counterfactual(
+        name: str, places: list[tuple[int, Tensor]], exists: Tensor, positions: tuple[int, ...]
+    ) -> Counterfactual:
+        answer = split.targets[:, 0].where(exists, -1)
+        return Counterfactual(name, _replaced(split, places, exists), positions, answer, exists)
+
+    return [
+        counterfactual("e1", [(2, first)], one, (2, 3)),
+        counterfactual("e2", [(4, second)], two, (4,)),
+        counterfactual("a", [(2, first), (4, second)], one & two & (first != second), (0, 1)),
+    ]
+
+
+def _drawn_entity(
+    split: Split, purpose: str, seed: int, acceptable: Tensor, but: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """One of the `acceptable` entities `[N, E]` of each query, none of those in `but`; and whether there is one."""
+    every = torch.arange(acceptable.shape[1], device=acceptable.device).expand_as(acceptable)
+    for entity in but:
+        acceptable = acceptable & (every != entity[:, None])
+    return _draw(split, purpose, seed, every, acceptable)
+
+
+def _replaced(split: Split, places: Sequence[tuple[int, Tensor]], exists: Tensor) -> Tensor:
+    """Inputs with other tokens `[N]` at some positions, where they exist."""
+    inputs = split.inputs.clone()
+    for place, tokens in places:
+        inputs[:, place] = torch.where(exists, tokens, inputs[:, place])
+    return inputs
+
+
+def _label(knowledge: AttributeValues, pairs: Pairs, exists: Tensor) -> Tensor:
+    """The label token of each comparison `[N]`; -1 where it does not exist."""
+    return knowledge.labels[pairs.attribute, knowledge.compared(pairs)].where(exists, -1)
 
 
 def other_queries(split: Split, seed: int = 0, same_answer: bool = False) -> list[Counterfactual]:
@@ -257,3 +321,55 @@ def same_query(split: Split, positions: Sequence[int] | None = None) -> list[Cou
     every = torch.ones(len(split), dtype=torch.bool, device=split.inputs.device)
     chosen = range(len(split.positions)) if positions is None else positions
     return [Counterfactual(split.positions[p], split.inputs, (p,), split.targets[:, 0], every) for p in chosen]
+
+
+Drawn = tuple[list[Counterfactual], list[Counterfactual]]
+
+
+@singledispatch
+def known_counterfactuals(knowledge: object, split: Split, valid: bool = False) -> Drawn:
+    """Counterfactuals of the queries of `split` and their floor, by the regime's knowledge; a kind of knowledge that
+    has some registers them here.
+
+    Args:
+        knowledge: `Generated.facts`.
+        split: N queries.
+        valid: take only counterfactuals that are queries themselves.
+
+    Raises:
+        BadInput: if there are none for this knowledge, or the queries are of another kind.
+    """
+    kind, fix = "valid" if valid else "reference", "this data has no atomic facts or attribute values: use other"
+    raise BadInput(Problem("counterfactuals", kind, fix))
+
+
+@known_counterfactuals.register
+def _(knowledge: AtomicFacts, split: Split, valid: bool = False) -> Drawn:
+    return composition_counterfactuals(split, knowledge, valid=valid), same_bridge_counterfactuals(split, knowledge)
+
+
+@known_counterfactuals.register
+def _(knowledge: AttributeValues, split: Split, valid: bool = False) -> Drawn:
+    return comparison_counterfactuals(split, knowledge, valid=valid), same_value_counterfactuals(split, knowledge)
+
+
+def counterfactuals_for(
+    knowledge: object, split: Split, kind: Literal["reference", "valid", "other"] | None = None
+) -> Drawn:
+    """Counterfactuals of the queries of `split`, and those that keep what the circuit carries: the floor.
+
+    Args:
+        knowledge: the regime's knowledge, `Generated.facts`; None if it has none.
+        split: N queries.
+        kind: `reference` or `valid`, see `known_counterfactuals`; `other`, see `other_queries`; None takes `reference`
+            where there are such, else `other`.
+
+    Raises:
+        BadInput: if there are none of that kind.
+    """
+    if kind in ("reference", "valid"):
+        return known_counterfactuals(knowledge, split, kind == "valid")
+    if kind is None:
+        with suppress(BadInput):
+            return known_counterfactuals(knowledge, split)
+    return other_queries(split), other_queries(split, same_answer=True)

@@ -103,12 +103,14 @@ def cosine_lens(
         seed: selects the shuffle of the floor.
 
     Raises:
-        BadInput: for two-hop queries, states or positions that do not exist, or if no entity is the tail of both an ID
-            and an OOD fact.
+        BadInput: for two-hop queries, tails of several tokens, states or positions that do not exist, or if no entity
+            is the tail of both an ID and an OOD fact.
     """
     for name, split in (("id_atomic", id_atomic), ("ood_atomic", ood_atomic)):
         if "bridge" in split.truth and bool((split.truth["bridge"] >= 0).any()):
             raise BadInput(Problem(name, "two-hop queries", "atomic facts are needed, whose answer is their tail"))
+    if "answer1" in id_atomic.positions:
+        raise BadInput(Problem("id_atomic", "answers of several tokens", "entities are told apart by one token only"))
     tails = [split.targets[:, 0].cpu() for split in (id_atomic, ood_atomic)]
     entities = torch.unique(tails[0])
     entities = entities[torch.isin(entities, tails[1])]

@@ -134,7 +134,7 @@ class TwoHopComposition(RegimeDataModule):
         evaluation_batch: int = 4096,
     ) -> None:
         insist(
-            self.check(
+            TwoHopComposition.check(
                 entities=entities,
                 relations=relations,
                 out_degree=out_degree,
@@ -214,6 +214,11 @@ class TwoHopComposition(RegimeDataModule):
         """The facts that queries refer to: those of the graph."""
         return self.graph
 
+    @property
+    def answers(self) -> Tensor:
+        """The symbols that answers are made of: the entities."""
+        return torch.arange(self.entities)
+
     def symbol_name(self, symbol: int) -> str:
         """How a symbol is written: `<e_12>`, `<r_3>`, `</a>`."""
         if symbol < self.entities:
@@ -253,7 +258,7 @@ class TwoHopComposition(RegimeDataModule):
         Raises:
             BadInput: if `phi` asks for more compositions than there are, or the lazy mode finds too few.
         """
-        labels = self.encoding.token(torch.arange(self.entities))
+        labels = self.encoding.token(self.answers)
         stream: Stream
         if self.lazy:
             trained = self._trained()
@@ -270,7 +275,8 @@ class TwoHopComposition(RegimeDataModule):
         splits = {name: replace(self.encode(self.rows, hops), labels=labels) for name, hops in evaluation.items()}
         return Generated(stream, splits, self._atomic_facts(composed))
 
-    def _atomic_facts(self, composed: Tensor) -> AtomicFacts:
+    def _atomic_facts(self, composed: Tensor) -> AtomicFacts | None:
+        """The facts in tokens; None in a regime where a head or tail is not one token."""
         graph, token = self.rows, self.encoding.token
         fact = torch.arange(graph.facts)
         relation = token(graph.relation(fact) + self.entities)

@@ -10,11 +10,13 @@ from typing import Any, cast
 import lightning as L
 from torch import Tensor
 
+from grok.data.attribute_values import AttributeValues
 from grok.data.blocks import Blocks, Pieces
 from grok.data.facts import AtomicFacts
 from grok.data.split import Split
 from grok.data.stream import Stream
 from grok.errors import BadInput, Problem, insist
+from grok.phases import Phase
 from grok.task import Task
 
 __all__ = ["Generated", "RegimeDataModule"]
@@ -24,11 +26,11 @@ LARGEST_BATCH = 2**24
 
 @dataclass(frozen=True)
 class Generated:
-    """What a regime makes: the training stream, the named splits it is evaluated on, and the facts behind them."""
+    """What a regime makes: the training stream, the named splits it is evaluated on, and the knowledge behind them."""
 
     train: Stream
     evaluation: Mapping[str, Split]
-    facts: AtomicFacts | None = None
+    facts: AtomicFacts | AttributeValues | None = None
 
 
 class RegimeDataModule(L.LightningDataModule):
@@ -49,6 +51,9 @@ class RegimeDataModule(L.LightningDataModule):
 
     held_out_splits: tuple[str, ...] = ()
     """The splits that tell when the model has grokked, most important first."""
+
+    phases: tuple[Phase, ...] = ()
+    """The phases of training that the regime is known for, in order, see `grok.phases`; none for most."""
 
     remedy: str = "use a larger data set"
     """What to change when a split comes out empty."""
@@ -94,6 +99,10 @@ class RegimeDataModule(L.LightningDataModule):
 
     def baselines(self, split: str) -> dict[str, float]:
         """Accuracies on a split, by name, of rules that need no model; none are known for most regimes."""
+        return {}
+
+    def sizes(self) -> dict[str, float]:
+        """Numbers that the data turned out to have, by name (`effective_phi`), for `summary.json`; none for most."""
         return {}
 
     def setup(self, stage: str | None = None) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from grok.data.keyed import POSITIVE, keyed_hash, keyed_share, keyed_uniform
 
-__all__ = ["FactColumns", "FactRows", "Hops", "KnowledgeGraph", "keyed_sample", "place_in_group"]
+__all__ = ["FactColumns", "FactRows", "Hops", "KnowledgeGraph", "joined", "keyed_sample", "place_in_group"]
 
 
 class Hops(NamedTuple):
@@ -60,6 +60,16 @@ def _distinct(rows: int, size: int, bound: int, seed: int) -> Tensor:
         taken = (chosen[:, :j] == drawn[:, None]).any(1)
         chosen[:, j] = torch.where(taken, last, drawn)
     return chosen.sort(1).values
+
+
+def joined(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """All pairs of equal keys of `left` `[N]` and `right` `[M]`: the rows in each, in the order of `left`."""
+    keys, order = right.sort(stable=True)
+    start = torch.searchsorted(keys, left.contiguous())
+    follow = torch.searchsorted(keys, left.contiguous(), right=True) - start
+    place = torch.arange(int(follow.sum())) - (follow.cumsum(0) - follow).repeat_interleave(follow)
+    row = torch.arange(len(left)).repeat_interleave(follow)
+    return row, order[start[row] + place]
 
 
 class FactRows(ABC):
@@ -241,9 +251,5 @@ class FactColumns(FactRows):
 
     def chains(self, first: Tensor, second: Tensor) -> Hops:
         """All two-hop queries from a fact in `first` to one in `second` (fact rows), in the order of `first`."""
-        heads, order = self.head(second).sort(stable=True)
-        bridge = self.tail(first)
-        start = torch.searchsorted(heads, bridge)
-        follow = torch.searchsorted(heads, bridge, right=True) - start
-        place = torch.arange(int(follow.sum())) - (follow.cumsum(0) - follow).repeat_interleave(follow)
-        return Hops(first.repeat_interleave(follow), second[order[start.repeat_interleave(follow) + place]])
+        before, after = joined(self.tail(first), self.head(second))
+        return Hops(first[before], second[after])

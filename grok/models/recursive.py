@@ -109,6 +109,7 @@ class RecursiveTransformer(StepModel):
 
     causal = False
     streams = ("z_H", "z_L")
+    loops: int
     start_H: Tensor
     start_L: Tensor
 
@@ -135,7 +136,7 @@ class RecursiveTransformer(StepModel):
         super().__init__()
         sizes = (width, layers, high_cycles, low_cycles, mixing, positions, heads, expansion, multiple, prefix)
         insist(self.check(*sizes, halt_max_steps))
-        self.task, self.cycles, self.slots = task, (high_cycles, low_cycles), prefix
+        self.task, self.loops, self.low_cycles, self.slots = task, high_cycles, low_cycles, prefix
         self.mixing, self.gradient, self.activations = mixing, gradient, activations
         self.auxiliary, self.halt_weight, self.rotary = halt, halt_weight, positions == "rope"
         self.embedding: nn.Embedding | nn.Linear = (
@@ -211,6 +212,11 @@ class RecursiveTransformer(StepModel):
             nn.init.constant_(self.halt_head.bias, -5.0)
         for start in self.buffers():
             _truncated(start, 1.0)
+
+    @property
+    def cycles(self) -> tuple[int, int]:
+        """Cycles of z_H, which `with_loops` changes, and updates of z_L in each."""
+        return self.loops, self.low_cycles
 
     @property
     def steps(self) -> Sequence[Step]:

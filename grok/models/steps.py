@@ -5,13 +5,15 @@ Shape legend: B query, T position, A slot (a chosen position), D width, V output
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
+from grok.errors import Problem, insist
 from grok.task import Task
 
 __all__ = ["Memory", "State", "Step", "StepModel", "Tap", "keeping", "pick"]
@@ -68,6 +70,9 @@ class StepModel(nn.Module, ABC):
 
     task: Task
 
+    loops: int | None = None
+    """How many times `steps` go through the same weights; None for a model that has no such number to change."""
+
     auxiliary: bool = False
     """Whether `auxiliary_loss` adds to the loss of the answers."""
 
@@ -88,6 +93,22 @@ class StepModel(nn.Module, ABC):
     @abstractmethod
     def readout(self, state: State, norm: bool = True) -> Tensor:
         """Logits or values `[B, T, V]` at every position the state holds; `norm=False` leaves out the final norm."""
+
+    def with_loops(self, loops: int) -> Self:
+        """The same model with its weights shared, not copied, whose steps go through them `loops` times.
+
+        It is in the mode (training or evaluation) that this one is in now, and does not follow when that changes.
+
+        Raises:
+            BadInput: if the model has no loops, or for a number below 1.
+        """
+        if self.loops is None:
+            insist([Problem("loops", loops, f"{type(self).__name__} has no loops whose number could be changed")])
+        if loops < 1:
+            insist([Problem("loops", loops, "use 1 or more")])
+        other = copy.copy(self)
+        other.loops = loops
+        return other
 
     def run(
         self, state: State, start: int = 0, stop: int | None = None, at: Tensor | None = None, tap: Tap | None = None

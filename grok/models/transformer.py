@@ -90,6 +90,8 @@ class LoopedTransformer(StepModel):
             stack is run twice; `effective` counts `layers · loops`.
     """
 
+    loops: int
+
     def __init__(
         self,
         task: Task,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from grok.records import RunRecord
@@ -19,6 +19,7 @@ _NAMES = {
     "lens/mrr": "MRR of the {} by logit lens",
     "lens/probability": "probability of the {} by logit lens",
     "lens/recall@1": "the {} is on top of the logit lens",
+    "lens/recall@3": "share of the {} among the top 3 by logit lens",
     "tracing/changed": "strength: share of answers changed",
     "tracing/rank": "strength: share of answers no longer right",
     "tracing/flipped": "share of answers that become the counterfactual's",
@@ -31,24 +32,41 @@ _NAMES = {
     "attention/mass": "attention from the answer position",
 }
 
+_STORY = {
+    "lens/mrr/bridge": "r1",
+    "lens/mrr/bridge[0]": "r1",
+    "lens/mrr/bridge[1]": "r2",
+    "lens/mrr/v1": "e1",
+    "lens/mrr/v2": "e2",
+    "lens/recall@3/labels": "a",
+}
+"""Grids of ground truth that no query shows, and the position where the papers find it."""
+
+_DECISIVE = (("r1",), ("e1", "a"))
+"""Positions whose strength the papers follow, of two-hop queries and of comparisons."""
+
 
 def title(grid: str) -> str:
     """What a grid shows, in the papers' words."""
     kind, _, rest = grid.partition("/")
     measure, _, column = rest.partition("/")
-    told, named = _NAMES.get(f"{kind}/{measure}", f"{kind}/{measure}"), column.replace("_", " ")
+    named = {"v1": "first value", "v2": "second value"}.get(column, column.replace("_", " "))
+    told = _NAMES.get(f"{kind}/{measure}", f"{kind}/{measure}")
     return told.format(named) if "{}" in told or not column else f"{told} ({named})"
 
 
 @dataclass(frozen=True)
 class Cells:
-    """The cells of one grid on one split at every analysed step, from a run's record."""
+    """The cells of one grid on one split at every analysed step, from a run's record; `place` is the position that the
+    story is about, if it is not the usual one.
+    """
 
     grid: str
     split: str
     rows: tuple[str, ...]
     columns: tuple[str, ...]
     values: Mapping[tuple[int, str, str], Mapping[str, Any]]
+    place: str = ""
 
     @property
     def steps(self) -> list[int]:
@@ -61,8 +79,9 @@ class Cells:
 
     @property
     def story_column(self) -> str:
-        """The position that the story is about: r1, where a two-hop query has its bridge, or the last one."""
-        return "r1" if "r1" in self.columns else self.columns[-1]
+        """The position that the story is about: by default r1, where a two-hop query has its bridge, or the last."""
+        usual = "r1" if "r1" in self.columns else self.columns[-1]
+        return self.place if self.place in self.columns else usual
 
     def excess(self, step: int, row: str, column: str, floor: bool = True) -> float:
         """Value above its floor, or above 0 if `floor` is False or none is known."""
@@ -114,11 +133,21 @@ def cells_of(record: RunRecord) -> list[Cells]:
 
 
 def story_grids(grids: Iterable[Cells]) -> list[Cells]:
-    """The grids of the story, a pair per split: the bridge (or else the answer) by lens, then the strength."""
-    order = ("lens/mrr/bridge", "lens/mrr/answer")
-    chosen: dict[tuple[str, str], Cells] = {}
-    for cells in sorted(grids, key=lambda cells: order.index(cells.grid) if cells.grid in order else len(order)):
-        kind = "lens" if cells.grid in order else cells.grid.partition("/")[0]
-        if kind == "tracing" or cells.grid in order:
-            chosen.setdefault((cells.split, kind), cells)
-    return [chosen[key] for key in sorted(chosen)]
+    """The grids of the story of each split, each with its `place`: hidden ground truth by lens (the bridge, the values
+    and labels of a comparison, or else the answer), then the strength.
+    """
+    grids, found = list(grids), list[Cells]()
+    for split in sorted({cells.split for cells in grids}):
+        here = {cells.grid: cells for cells in grids if cells.split == split}
+        hidden = [replace(here[grid], place=_place(here[grid])) for grid in _STORY if grid in here]
+        found += hidden or [here[grid] for grid in ("lens/mrr/answer",) if grid in here]
+        for strength in [cells for grid, cells in here.items() if grid.startswith("tracing/")][:1]:
+            places = next((one for one in _DECISIVE if set(one) <= set(strength.columns)), ("",))
+            found += [replace(strength, place=place) for place in places]
+    return found
+
+
+def _place(cells: Cells) -> str:
+    """Where the papers find the ground truth of a grid; both tokens of the one bridge of a two-hop query are in r1."""
+    place = _STORY[cells.grid]
+    return "r1" if place == "r2" and "r3" not in cells.columns else place

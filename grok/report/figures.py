@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,14 @@ from grok.analyses import AnalysisRecord
 from grok.errors import BadInput
 from grok.records import RunRecord
 from grok.report.cells import Cells, cells_of, nearest, story_grids, title
+from grok.report.loop_counts import loop_curves
+from grok.report.phases import phase_curves, phase_panels, phase_steps
+from grok.report.probes import probe_curves
 from grok.report.style import (
     DIFFERENCES,
     LEVELS,
     STYLES,
+    band,
     finish_steps_axis,
     mark_milestones,
     milestones_of,
@@ -143,7 +146,8 @@ def circuit_curves(record: RunRecord, path: Path) -> list[Path]:
 
 
 def story(groups: Mapping[str, Sequence[RunRecord]], split: str, path: Path) -> list[Path]:
-    """The story of the papers, over seeds: accuracies, the bridge in S[i, r1], and its strength; one column per model.
+    """The story of the papers, over seeds: accuracies and the `story_grids` (the bridge in S[i, r1], and its strength);
+    one column per model.
 
     Lines are means over runs, bands reach from the lowest to the highest run, dotted lines are floors; the shaded spans
     mark the memorised and grokked steps of all runs.
@@ -156,16 +160,20 @@ def story(groups: Mapping[str, Sequence[RunRecord]], split: str, path: Path) -> 
     Raises:
         BadInput: if a run lacks the analyses.
     """
-    figure = new_figure(5.5 * len(groups) + 1, 8)
-    table = figure.subplots(3, len(groups), sharex=True, sharey="row", squeeze=False)
-    for column, (name, records) in enumerate(groups.items()):
-        wanted = [[cells for cells in story_grids(cells_of(record)) if cells.split == split] for record in records]
-        short = [str(record.directory) for record, cells in zip(records, wanted, strict=True) if len(cells) < 2]
+    every = [
+        [[cells for cells in story_grids(cells_of(record)) if cells.split == split] for record in records]
+        for records in groups.values()
+    ]
+    panels = max(2, *(len(cells) for wanted in every for cells in wanted))
+    figure = new_figure(5.5 * len(groups) + 1, 2 + 3 * panels)
+    table = figure.subplots(1 + panels, len(groups), sharex=True, sharey="row", squeeze=False)
+    for column, ((name, records), wanted) in enumerate(zip(groups.items(), every, strict=True)):
+        short = [str(record.directory) for record, cells in zip(records, wanted, strict=True) if len(cells) < panels]
         if short:
             raise BadInput(f"{', '.join(short)}: no lens and tracing of {split} in the record; `grok trace` makes them")
         summaries = [record.summary() or {} for record in records]
         _accuracy_panel(table[0][column], records, _story_splits(summaries[0]))
-        for row in (1, 2):
+        for row in range(1, 1 + panels):
             _state_panel(table[row][column], [cells[row - 1] for cells in wanted])
             table[row][0].set_ylabel(_short(wanted[0][row - 1].grid))
         seeds = f"{len(records)} seed{'s' if len(records) > 1 else ''}"
@@ -199,7 +207,7 @@ def _accuracy_panel(axes: Any, records: Sequence[RunRecord], splits: Sequence[st
             sizes |= {row["n"] for row in rows}
         span = f"{min(sizes)}" if len(sizes) == 1 else f"{min(sizes)}–{max(sizes)}"
         few = max(sizes) < _TOO_FEW
-        _band(axes, curves, colour, dashes, f"{split} (n = {span}{', few' if few else ''})", 0.45 if few else 1.0)
+        band(axes, curves, colour, dashes, f"{split} (n = {span}{', few' if few else ''})", 0.45 if few else 1.0)
     axes.set_ylim(-0.02, 1.02)
     axes.set_ylabel("accuracy")
 
@@ -209,32 +217,12 @@ def _state_panel(axes: Any, runs: Sequence[Cells]) -> None:
     rows, column = runs[0].rows, runs[0].story_column
     for row, colour in zip(rows, state_colours(len(rows)), strict=True):
         label = row.replace("]", f", {column}]")
-        _band(axes, [cells.curve(row, column) for cells in runs], colour, "-", label)
+        band(axes, [cells.curve(row, column) for cells in runs], colour, "-", label)
         floors = [cells.curve(row, column, "floor") for cells in runs]
         if any(values for _, values in floors):
-            _band(axes, floors, colour, ":", None)
+            band(axes, floors, colour, ":", None)
     if all(0 <= cell["value"] <= 1 for cells in runs for cell in cells.values.values()):
         axes.set_ylim(-0.02, 1.02)
-
-
-def _band(
-    axes: Any,
-    curves: Sequence[tuple[list[int], list[float]]],
-    colour: Any,
-    dashes: str,
-    label: str | None,
-    alpha: float = 1.0,
-) -> None:
-    """Mean over runs at every step that all share; a band from lowest to highest if there are several."""
-    common = sorted(set.intersection(*(set(steps) for steps, _ in curves)) - {0})  # a log axis has no 0
-    by_step = [dict(zip(steps, values, strict=True)) for steps, values in curves]
-    columns = [[run[step] for run in by_step] for step in common]
-    faint = {"alpha": 0.7, "linewidth": 1.0} if label is None else {"alpha": alpha, "linewidth": 1.6}
-    axes.plot(common, [statistics.fmean(column) for column in columns], dashes, color=colour, label=label, **faint)
-    if len(curves) > 1 and label is not None:
-        axes.fill_between(
-            common, *zip(*((min(c), max(c)) for c in columns), strict=True), color=colour, alpha=0.15, linewidth=0
-        )
 
 
 def _mark_spans(axes: Any, summaries: Sequence[Mapping[str, Any]], label: bool) -> None:
@@ -351,13 +339,23 @@ def draw(run: str | Path) -> list[Path]:
         files += found_curves(record, directory / "found")
     if record.rows("fourier/loss/full/test"):
         files += fourier_curves(record, directory / "fourier")
-    memorised = (record.summary() or {}).get("memorised_step")
+    if any(row["name"].startswith("loops/accuracy/") for row in record.rows()):
+        files += loop_curves(record, directory / "loops")
+    if probes := [cells for cells in grids if cells.grid.startswith("probes/")]:
+        files += probe_curves([record], [probes], directory / "probes")
+    cosine = [cells for name in ("cohesion", "alignment") for cells in grids if cells.grid == f"cosine/{name}"]
+    if cosine:
+        files += phase_curves(record, cosine, directory / "cosine")
+    summary = record.summary() or {}
+    memorised = summary.get("memorised_step")
     names = ("nearest to memorised" if memorised else "first", "last")
     for cells in grids:
         steps = cells.steps
         before = nearest(steps, memorised)
         name = f"{cells.grid}_{cells.split}".replace("/", "_").replace("@", "_at_")
         files += heat_maps(cells, before, steps[-1], names, directory / name)
+        if cells.grid.startswith("semantic/") and (reached := phase_steps(summary, steps)):
+            files += phase_panels(cells, reached, directory / f"{name}_by_phase")
         if cells.grid == "cosine/cohesion" and f"cosine/{cells.split}/map/place" in AnalysisRecord(run).read(before):
             files += fact_maps(record, (before, steps[-1]), names, cells.split, directory / f"fact_map_{cells.split}")
     return files

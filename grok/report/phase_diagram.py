@@ -9,9 +9,13 @@ from typing import Any
 
 from grok.report.style import LEVELS, new_figure, save
 
-__all__ = ["Outcome", "phase_diagram"]
+__all__ = ["NAMES", "Outcome", "in_order", "phase_diagram", "spelled"]
 
-_NAMES = {"grok_step": "grok step", "memorised_step": "memorised step", "delay": "delay (grok step / memorised step)"}
+NAMES = {
+    "grok_step": "grok step", "grok_epoch": "grok epoch", "memorised_step": "memorised step",
+    "delay": "delay (grok step / memorised step)",
+}  # fmt: skip
+"""What a value is called along an axis."""
 
 _NOTHING = {"facecolor": "#dddddd", "edgecolor": "#999999", "hatch": "///", "linewidth": 0}
 
@@ -47,14 +51,14 @@ def phase_diagram(
     Returns:
         The files written.
     """
-    columns, rows = (_in_order(key[axis] for key in outcomes) for axis in (0, 1))
+    columns, rows = (in_order(key[axis] for key in outcomes) for axis in (0, 1))
     figure = new_figure(3.2 + 0.95 * max(3, len(columns)), 1.8 + 0.62 * max(2, len(rows)))
     axes = figure.subplots()
     colours = _colours([one.value for one in outcomes.values() if one.value is not None], value)
     for (x, y), one in outcomes.items():
         _draw_cell(axes, columns.index(x), rows.index(y), one, value, colours)
-    axes.set_xticks(range(len(columns)), [_spelled(one) for one in columns])
-    axes.set_yticks(range(len(rows)), [_spelled(one) for one in rows])
+    axes.set_xticks(range(len(columns)), [spelled(one) for one in columns])
+    axes.set_yticks(range(len(rows)), [spelled(one) for one in rows])
     axes.set_xlim(-0.5, len(columns) - 0.5)
     axes.set_ylim(-0.5, len(rows) - 0.5)
     axes.set_xlabel(keys[0])
@@ -65,7 +69,7 @@ def phase_diagram(
     return save(figure, path)
 
 
-def _in_order(values: Iterable[Any]) -> list[Any]:
+def in_order(values: Iterable[Any]) -> list[Any]:
     """Numbers ascending; anything else as it came."""
     found = list(dict.fromkeys(values))
     numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in found)
@@ -112,7 +116,8 @@ def _number(number: float, value: str) -> str:
     return f"{number:,.0f}" if value.endswith("_step") else f"{number:.1f}"
 
 
-def _spelled(value: Any) -> str:
+def spelled(value: Any) -> str:
+    """A value of a key as it is written along an axis."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -125,7 +130,7 @@ def _colour_bar(figure: Any, axes: Any, colours: Any, value: str) -> None:
         bar.formatter = FuncFormatter(lambda number, _: f"{100 * number:.0f} %")
     else:
         unit = "optimizer steps, " if value.endswith("_step") else ""
-        bar.set_label(f"{_NAMES[value]} ({unit}log scale)" if unit else f"{_NAMES[value]}, log scale")
+        bar.set_label(f"{NAMES[value]} ({unit}log scale)" if unit else f"{NAMES[value]}, log scale")
         bar.locator, bar.minorlocator = LogLocator(subs=(1, 1.5, 2, 3, 5, 7)), NullLocator()
         bar.formatter = FuncFormatter(lambda number, _: f"{number:,.4g}")
     bar.update_ticks()

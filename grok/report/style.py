@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from grok.phases import numeral
+
 __all__ = [
     "LEVELS",
     "STYLES",
+    "band",
     "finish_steps_axis",
     "mark_milestones",
     "milestones_of",
@@ -47,6 +51,26 @@ def state_colours(count: int) -> list[Any]:
     return [colormaps[LEVELS](0.95 * index / max(1, count - 1)) for index in range(count)]
 
 
+def band(
+    axes: Any,
+    curves: Sequence[tuple[Sequence[float], Sequence[float]]],
+    colour: Any,
+    dashes: str,
+    label: str | None,
+    alpha: float = 1.0,
+) -> None:
+    """Mean over runs at every step that all share; a band from lowest to highest if there are several."""
+    common = sorted(set.intersection(*(set(steps) for steps, _ in curves)) - {0})  # a log axis has no 0
+    by_step = [dict(zip(steps, values, strict=True)) for steps, values in curves]
+    columns = [[run[step] for run in by_step] for step in common]
+    faint = {"alpha": 0.7, "linewidth": 1.0} if label is None else {"alpha": alpha, "linewidth": 1.6}
+    axes.plot(common, [statistics.fmean(column) for column in columns], dashes, color=colour, label=label, **faint)
+    if len(curves) > 1 and label is not None:
+        axes.fill_between(
+            common, *zip(*((min(c), max(c)) for c in columns), strict=True), color=colour, alpha=0.15, linewidth=0
+        )
+
+
 def finish_steps_axis(axes: Any, label: bool = True) -> None:
     """Logarithmic optimizer steps along x, a light grid, no box."""
     axes.set_xscale("log")
@@ -64,7 +88,10 @@ def milestones_of(summary: Mapping[str, Any]) -> list[tuple[str, int]]:
 
 
 def mark_milestones(axes: Any, summary: Mapping[str, Any], label: bool = True) -> None:
-    """Vertical lines at the milestones, named above the axes if `label`."""
+    """Vertical lines at the milestones, named above the axes if `label`; of a regime with phases, these instead."""
+    if summary.get("phases"):
+        _mark_phases(axes, summary["phases"], label)
+        return
     for index, (text, step) in enumerate(milestones_of(summary)):
         axes.axvline(step, color="#555555", linewidth=1, linestyle=(0, (2, 2)))
         if label:
@@ -72,6 +99,26 @@ def mark_milestones(axes: Any, summary: Mapping[str, Any], label: bool = True) -
                 f"{text}: step {step:,}", (step, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 3 + 11 * index),
                 textcoords="offset points", ha="center", va="bottom", fontsize="small", color="#333333",
             )  # fmt: skip
+
+
+def _mark_phases(axes: Any, phases: Mapping[str, Mapping[str, Any]], label: bool) -> None:
+    """Shade the phases of `summary.json` in turn, from light to dark, and name them above the axes if `label`."""
+    left, right = axes.get_xlim()
+    for index, (name, span) in enumerate(phases.items()):
+        if span["begin"] is None:
+            break
+        begin, end = max(left, span["begin"]), right if span["end"] is None else span["end"]
+        axes.axvspan(begin, max(begin, end), color="#555555", alpha=0.04 + 0.06 * index, linewidth=0)
+        if span["end"] is not None:
+            axes.axvline(end, color="#555555", linewidth=1, linestyle=(0, (2, 2)))
+        if label:
+            until = "" if span["end"] is None else f" to step {end:,}"
+            axes.annotate(
+                f"{numeral(phases, name)}: {name}{until}", (max(begin, end), 1.0),
+                xycoords=("data", "axes fraction"), xytext=(0, 3 + 11 * index), textcoords="offset points",
+                ha="right", va="bottom", fontsize="small", color="#333333",
+            )  # fmt: skip
+    axes.set_xlim(left, right)
 
 
 def save(figure: Any, path: Path) -> list[Path]:

@@ -53,6 +53,8 @@ def read(asked: Any, where: str, directory: Path) -> Asked:
             read[kind] = _rows(content, where, directory)
         elif kind == "then":
             read[kind] = _parts(content, where, directory)
+        elif kind == "figure" and isinstance(content, list) and all(isinstance(one, dict) for one in content):
+            read[kind] = plain(content, f"{where}: figure")
         elif not isinstance(content, dict):
             raise BadInput(f"{where}: {kind}={content!r}: use a mapping of keys")
         elif kind in ("grid", "zip"):

@@ -14,7 +14,7 @@ from grok.configuration import insist_on_mapping
 from grok.errors import BadInput
 from grok.sweep.asked import Asked, read_file, read_options
 from grok.sweep.checks import check
-from grok.sweep.diagram import check_figure, draw_figure
+from grok.sweep.figures import check_figures, draw_figures
 from grok.sweep.groups import grouped, indices_of, spelled
 from grok.sweep.line import BASE
 from grok.sweep.plan import Sweep, plan, planned
@@ -73,7 +73,7 @@ def _plan(argv: Sequence[str]) -> None:
     options = parser.parse_args(argv)
     asked, bases = _asked(options)
     base, others = bases[BASE], {name: path for name, path in bases.items() if name != BASE}
-    check_figure(asked)
+    check_figures(asked)
     directory = options.sweep_dir or Path("runs") / (options.file.stem if options.file else f"{base.stem}_sweep")
     wanted = planned(asked, base, directory, others)
     before = len(Sweep.load(directory).lines) if (directory / "manifest.jsonl").exists() else 0
@@ -221,7 +221,7 @@ def _collect(argv: Sequence[str]) -> None:
     if sweep.asked.get("figure") and find_spec("matplotlib") is None:
         say("no figure without matplotlib: pip install 'grok-circuits[plots]'")
     else:
-        files += draw_figure(sweep, found)
+        files += draw_figures(sweep, found)
     if not any(path.suffix == ".parquet" for path in files):
         say("no .parquet without pyarrow: pip install 'grok-circuits[tables]'")
     say("Look:\n" + "\n".join(f"  {path}" for path in files if path.suffix != ".svg"))

@@ -48,6 +48,17 @@ class Report:
         return next(iter(steps.values()), None)
 
     @property
+    def steps_per_epoch(self) -> float | None:
+        """Optimizer steps in which every training query comes once; None if queries are made as the run trains."""
+        return self.summary.get("steps_per_epoch")
+
+    @property
+    def grok_epoch(self) -> float | None:
+        """Epoch at which the first held-out split was answered."""
+        step, epoch = self.grok_step, self.steps_per_epoch
+        return None if step is None or not epoch else step / epoch
+
+    @property
     def accuracy(self) -> Mapping[str, float | None]:
         """Accuracy of every split at the last evaluation."""
         return self.summary.get("accuracy") or {}

@@ -20,7 +20,7 @@ from grok.sweep.plan import Sweep
 from grok.sweep.status import Report
 from grok.sweep.then import varied_in_all
 
-__all__ = ["collect", "keys_of", "run_rows", "setting_rows", "splits_of"]
+__all__ = ["collect", "keys_of", "part_of", "run_rows", "setting_rows", "shown", "splits_of"]
 
 Table = list[dict[str, Any]]
 
@@ -30,7 +30,7 @@ def keys_of(asked: Asked) -> list[str]:
     return [key for key in varied_in_all(asked) if not is_seed(key)]
 
 
-def _part(sweep: Sweep, line: Line) -> dict[str, Any]:
+def part_of(sweep: Sweep, line: Line) -> dict[str, Any]:
     """Which part of the sweep a run is of, where there are several."""
     return {"block": line.block or "first"} if sweep.asked.get("then") else {}
 
@@ -43,7 +43,7 @@ def _start(sweep: Sweep, one: Report) -> dict[str, Any]:
     return {"source": source and source.name, "source_step": start.get("step"), "source_flops": start.get("flops")}
 
 
-def _shown(sweep: Sweep, line: Line, key: str) -> Any:
+def shown(sweep: Sweep, line: Line, key: str) -> Any:
     """Value of a key: of the run, or else of the run that it starts from."""
     source = sweep.source(line)
     return _cell(line.set.get(key, None if source is None else source.set.get(key)))
@@ -55,11 +55,11 @@ def run_rows(sweep: Sweep, found: Sequence[Report]) -> Table:
     splits = splits_of(found)
     return [
         {
-            "index": one.line.index, "name": one.line.name, **_part(sweep, one.line), "state": one.state,
+            "index": one.line.index, "name": one.line.name, **part_of(sweep, one.line), "state": one.state,
             "exit_status": one.status,
             **{key: _cell(one.line.set.get(key)) for key in keys},
             "step": one.step, "max_steps": one.max_steps, "memorised_step": one.memorised_step,
-            "grok_step": one.grok_step, "delay": one.summary.get("delay"),
+            "grok_step": one.grok_step, "grok_epoch": one.grok_epoch, "delay": one.summary.get("delay"),
             **{f"accuracy/{split}": one.accuracy.get(split) for split in splits},
             **{name: one.summary.get(name) for name in ("train_seconds", "wall_seconds", "flops")},
             **_start(sweep, one),
@@ -78,17 +78,18 @@ def setting_rows(sweep: Sweep, found: Sequence[Report]) -> Table:
     settings: dict[str, list[Report]] = {}
     for one in found:
         source = sweep.source(one.line)
-        setting = [_part(sweep, one.line), without_seeds(one.line), None if source is None else without_seeds(source)]
+        setting = [part_of(sweep, one.line), without_seeds(one.line), None if source is None else without_seeds(source)]
         settings.setdefault(json.dumps(setting, sort_keys=True), []).append(one)
     rows = []
     for runs in settings.values():
         done = [one for one in runs if one.state == "done"]
-        row = _part(sweep, runs[0].line) | {key: _shown(sweep, runs[0].line, key) for key in keys}
+        row = part_of(sweep, runs[0].line) | {key: shown(sweep, runs[0].line, key) for key in keys}
         row |= {"seeds": len(runs), "finished": len(done), "failed": sum(one.state == "failed" for one in runs)}
         row["memorised"] = sum(one.memorised_step is not None for one in done)
         row["grokked"] = sum(one.grok_step is not None for one in done)
         row |= _three("memorised_step", statistics.median, [one.memorised_step for one in done])
         row |= _three("grok_step", statistics.median, [one.grok_step for one in done])
+        row |= _three("grok_epoch", statistics.median, [one.grok_epoch for one in done])
         row |= _three("delay", statistics.median, [one.summary.get("delay") for one in done])
         for split in splits:
             row |= _three(f"accuracy/{split}", statistics.fmean, [one.accuracy.get(split) for one in done])
@@ -155,7 +156,7 @@ def _parquet(rows: Table, path: Path) -> Path:
 def _markdown(sweep: Sweep, found: Sequence[Report], rows: Table) -> str:
     unfinished = sum(one.state != "done" for one in found)
     left = f"**{unfinished} of {len(found)} runs are not finished and in no median or mean.**"
-    keys = [*_part(sweep, sweep.lines[0]), *keys_of(sweep.asked)]
+    keys = [*part_of(sweep, sweep.lines[0]), *keys_of(sweep.asked)]
     head = [*keys, "seeds", "finished", "memorised", "grokked", "memorised step", "grok step", "delay"]
     splits = [name.removesuffix("_mean") for name in rows[0] if name.startswith("accuracy/") and name.endswith("_mean")]
     head += [f"final {split.removeprefix('accuracy/')}" for split in splits] + ["training s"]

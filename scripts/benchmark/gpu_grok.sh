@@ -29,7 +29,7 @@ grok_within() {
     [ "$status" -eq 0 ] || [ "$status" -eq 75 ] || echo "-- $name: status $status"
     return "$status"
 }
-wang=(--config configs/wang2024_composition.yaml --trainer.precision bf16-mixed --model.optimizer.fused true
+wang=(--config configs/wang2024/composition.yaml --trainer.precision bf16-mixed --model.optimizer.fused true
     --model.net.dropout 0 --lens.enabled false --tracing.enabled false --seed_everything 42)
 status=0
 grok_within wang_phi18 "${wang[@]}" --trainer.max_steps 60000 --evaluation.every 1000 --evaluation.until null \

@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 from grok.circuits import (
     comparison_counterfactuals,
     composition_counterfactuals,
+    counterfactuals_for,
     other_queries,
     same_bridge_counterfactuals,
+    same_value_counterfactuals,
 )
-from grok.data import AtomicFacts, ModularArithmetic, Split, TwoHopComposition
+from grok.data import AtomicFacts, Comparison, ModularArithmetic, Split, TwoHopComposition
 from grok.errors import BadInput
 
 
@@ -117,44 +119,80 @@ def test_other_queries_serve_any_regime():
             assert (one.inputs != split.inputs).any(1).all()
 
 
-def comparison_split(values, attributes, entities, pairs):
-    """Queries `a <q> e1 <mask> e2` with labels less, equal, greater (tokens 90 + 3 · attribute + 0, 1, 2)."""
-    a, e1, e2 = pairs.unbind(1)
-    inputs = torch.stack([attributes[a], a * 0 + 80, entities[e1], a * 0 + 81, entities[e2]], 1)
-    labels = 90 + 3 * a[:, None] + torch.arange(3)
-    which = (values[e1, a] - values[e2, a]).sign() + 1
-    answer = labels.gather(1, which[:, None])
-    at = torch.full_like(answer, 4)
-    truth = {"labels": labels, "v1": values[e1, a][:, None], "v2": values[e2, a][:, None]}
-    return Split(inputs, at, answer, torch.ones_like(answer, dtype=torch.bool), ("a", "q", "e1", "mask", "e2"), truth)
+COMPARED = Comparison(entities=40, attributes=4, values=5, ood=0.2, iid=0.3, phi=2, test_size=200)
 
 
-def test_comparison_counterfactuals_follow_the_released_rule():
-    generator = torch.Generator().manual_seed(0)
-    entities, attributes = torch.arange(10, 50), torch.arange(60, 64)
-    values = torch.randint(5, (40, 4), generator=generator)
-    trained = torch.rand(40, 4, generator=generator) < 0.8
-    pairs = torch.stack([torch.randint(high, (200,), generator=generator) for high in (4, 40, 40)], 1)
-    split = comparison_split(values, attributes, entities, pairs)
-    e1, e2, a = comparison_counterfactuals(split, values, trained, entities, attributes)
-    assert [one.positions for one in (e1, e2, a)] == [(2, 3), (4,), (0, 1)]
-    for row, (attribute, one, two) in enumerate(pairs.tolist()):
+def asked(split):
+    """Rows (attribute, e1, e2) of the table of values, of every query; `split` may be inputs."""
+    known, inputs = COMPARED.generated.facts, getattr(split, "inputs", split)
+    lists = (known.attributes.tolist(), known.entities.tolist(), known.entities.tolist())
+    return [tuple(one.index(t) for one, t in zip(lists, row[:5:2], strict=True)) for row in inputs.tolist()]
+
+
+@pytest.mark.parametrize("valid", [False, True])
+def test_comparison_counterfactuals_follow_the_released_rule(valid):
+    split, known = COMPARED.splits["test_inferred_iid"], COMPARED.generated.facts
+    values = known.values.tolist()
+    e1, e2, a = drawn = comparison_counterfactuals(split, known, valid=valid)
+    assert [(one.name, one.positions) for one in drawn] == [("e1", (2, 3)), ("e2", (4,)), ("a", (0, 1))]
+    for row, (attribute, one, two) in enumerate(asked(split)):
         for cf, own, other, place in ((e1, one, two, 2), (e2, two, one, 4)):
             if not cf.exists[row]:
                 continue
-            drawn = int(cf.inputs[row, place]) - 10
-            mine, wanted = int(values[own, attribute]), int(values[other, attribute])
-            assert drawn != own
-            assert trained[drawn, attribute]
-            got = int(values[drawn, attribute])
+            new = asked(cf.inputs)[row][place // 2]
+            mine, wanted, got = (values[entity][attribute] for entity in (own, other, new))
+            assert new != own
+            assert not (valid and new == other)
+            assert not known.ood[new, attribute]
             assert abs(got - wanted) == (1 if mine == wanted else 0)
             left, right = (got, wanted) if place == 2 else (wanted, got)
-            assert int(cf.answer[row]) == 90 + 3 * attribute + (1 + (left > right) - (left < right))
+            assert int(cf.answer[row]) == known.labels[attribute, 1 + (left > right) - (left < right)]
             kept = [p for p in range(5) if p != place]
             assert torch.equal(cf.inputs[row, kept], split.inputs[row, kept])
-        assert int(a.inputs[row, 0]) != int(split.inputs[row, 0])
+        other = asked(a.inputs)[row][0]
+        assert other != attribute
+        left, right = values[one][other], values[two][other]
+        assert int(a.answer[row]) == known.labels[other, 1 + (left > right) - (left < right)]
         assert torch.equal(a.inputs[row, 1:], split.inputs[row, 1:])
-    assert e1.exists.float().mean() > 0.95
+    assert e1.exists.float().mean() > 0.9
+
+
+def test_the_floor_of_comparisons_keeps_the_values_the_attribute_and_the_answer():
+    split, known = COMPARED.splits["test_inferred_ood"], COMPARED.generated.facts
+    floor = same_value_counterfactuals(split, known)
+    assert [one.positions for one in floor] == [one.positions for one in comparison_counterfactuals(split, known)]
+    for one, changed in zip(floor, ((1,), (2,), (1, 2)), strict=True):
+        assert one.exists.float().mean() > 0.7
+        assert torch.equal(one.answer[one.exists], split.targets[:, 0][one.exists])
+        assert torch.equal(one.inputs[~one.exists], split.inputs[~one.exists])
+        for row in one.exists.nonzero()[:, 0].tolist():
+            old, new = asked(split)[row], asked(one.inputs)[row]
+            assert [place for place in range(3) if old[place] != new[place]] == list(changed)
+            assert new[1] != new[2]
+            for place in changed:
+                assert known.values[new[place], new[0]] == known.values[old[place], old[0]]
+                assert not known.ood[new[place], new[0]]
+
+
+def test_counterfactuals_by_the_knowledge_of_the_regime():
+    two_hop, split = regime(), COMPARED.splits["test_inferred_iid"]
+
+    def names(data, name, kind=None):
+        return [one.name for one in counterfactuals_for(data.generated.facts, data.splits[name], kind)[0]]
+
+    assert names(two_hop, "train_inferred") == names(two_hop, "train_inferred", "valid") == ["h", "r1", "r2"]
+    assert names(COMPARED, "train_inferred") == names(COMPARED, "train_inferred", "reference") == ["e1", "e2", "a"]
+    assert names(COMPARED, "train_inferred", "other") == list(split.positions)
+    assert names(COMPARED, "id_atomic") == list(COMPARED.splits["id_atomic"].positions)  # no such counterfactuals
+    assert names(ModularArithmetic(modulus=11), "test") == ["a", "b", "="]
+    drawn, floor = counterfactuals_for(COMPARED.generated.facts, split)
+    expected = comparison_counterfactuals(split, COMPARED.generated.facts)
+    assert all(torch.equal(one.inputs, two.inputs) for one, two in zip(drawn, expected, strict=True))
+    assert [one.name for one in floor] == ["e1", "e2", "a"]
+    with pytest.raises(BadInput, match="counterfactuals='valid': this data has no atomic facts or attribute values"):
+        names(ModularArithmetic(modulus=11), "test", "valid")
+    with pytest.raises(BadInput, match="positions a, q, e1, mask, e2 are needed; this split has e, a"):
+        names(COMPARED, "id_atomic", "reference")
 
 
 def test_splits_that_have_no_bridge_are_refused_naming_what_they_have():
@@ -164,7 +202,7 @@ def test_splits_that_have_no_bridge_are_refused_naming_what_they_have():
     with pytest.raises(BadInput, match=r"this split has positions a, b, = and ground truth a, b"):
         composition_counterfactuals(ModularArithmetic(modulus=11).splits["test"], data.generated.facts)
     with pytest.raises(BadInput, match="positions a, q, e1, mask, e2 are needed; this split has h, r1, r2"):
-        comparison_counterfactuals(data.splits["id_atomic"], *[torch.zeros(1, 1)] * 4)
+        comparison_counterfactuals(data.splits["id_atomic"], COMPARED.generated.facts)
 
 
 def test_facts_say_which_training_compositions_use_them():

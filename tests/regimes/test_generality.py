@@ -66,6 +66,7 @@ def test_modular_arithmetic_is_memorised(tmp_path, operation, loops):
     options = ("--data.operation", operation, "--data.modulus", "17", "--data.batch", "87")
     run, summary = fit(tmp_path, "grok.data.ModularArithmetic", 100, *options, "--model.net.loops", str(loops))
     assert summary["queries_in_split"] == {"train": 87, "test": 202}
+    assert summary["steps_per_epoch"] == 1
     assert summary["accuracy"]["train"] >= 0.95
     assert summary["memorised_step"] is not None
     assert summary["accuracy"]["test"] < 0.5  # memorised, and not more
@@ -95,6 +96,7 @@ def test_linear_regression_beats_the_best_constant(tmp_path, form):
     assert losses[-1] == summary["loss"]["fresh"]
     assert summary["accuracy"]["fresh"] is None
     assert summary.get("memorised_step") is None
+    assert "steps_per_epoch" not in summary  # an endless stream
     if form == "flag":
         assert losses[-1] < 0.5 * variance
     assert main(["predict", str(run)]) == 0

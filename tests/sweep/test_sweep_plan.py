@@ -297,8 +297,15 @@ def test_mistakes_are_one_line_naming_the_run_and_nothing_is_written(grok, tiny_
 @pytest.mark.parametrize(
     ("figure", "message"),
     [
-        ("{x: data.phi}", "use x, y"),
-        ("{x: data.phi, y: data.batch}", "figure.y='data.batch': use two of the keys that vary"),
+        ("{y: data.phi}", "use {x, y, value}, {x, lines, value} or {curves, lines, over}"),
+        ("{x: data.phi, y: data.entities, lines: data.entities}", "use {x, y, value}"),
+        ("{x: data.phi, y: data.batch}", "figure.y='data.batch': use different ones of the keys that vary"),
+        ("{x: data.phi, lines: data.phi}", "figure.x='data.phi': use different ones"),
+        ("{x: data.phy}", "figure.x='data.phy': use one of the keys that vary: data.phi, data.entities"),
+        ("{curves: iid, lines: data.phi, over: time}", "figure.over='time': use step or epoch"),
+        ("{curves: iid}", "use {x, y, value}, {x, lines, value} or {curves, lines, over}"),
+        ("[{x: data.phi}, {x: data.phi, value: acc}]", "figure.value='acc': use grok_step"),
+        ("[data.phi]", "figure=['data.phi']: use a mapping of keys"),
         ("{x: data.phi, y: seed_everything}", "figure.y='seed_everything'"),
         ("{x: data.phi, y: data.entities, value: grokstep}", "figure.value='grokstep': use grok_step"),
     ],

@@ -1,13 +1,16 @@
 """Collecting: tables against a computation by hand, and the phase diagram."""
 
 import csv
+from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
 
+from grok.errors import BadInput
 from grok.report.phase_diagram import Outcome, phase_diagram
 from grok.sweep import Sweep, plan
 from grok.sweep.asked import read
+from grok.sweep.figures import draw_figures
 from grok.sweep.status import reports
 from grok.sweep.table import setting_rows
 from grok.sweep.worker import record_status
@@ -135,3 +138,57 @@ def test_a_diagram_in_which_nothing_grokked_has_no_scale(tmp_path):
     text = files[1].read_text()
     assert [path.name for path in files] == ["d.png", "d.svg"]
     assert ("0/3" in text, "not run" in text, "log scale" in text) == (True, True, False)
+
+
+def curves_of(sweep, *figures):
+    """The same sweep with other pictures asked for."""
+    return replace(sweep, asked={**sweep.asked, "figure": list(figures)})
+
+
+def test_lines_over_a_key_join_the_middles_of_the_settings(swept):
+    pytest.importorskip("matplotlib")
+    figures = {"x": "data.phi", "lines": "model.clip", "value": "accuracy/iid"}, {"x": "data.phi", "value": "delay"}
+    files = draw_figures(curves_of(swept, *figures), reports(swept))
+    assert sorted(path.name for path in files if path.suffix == ".svg") == [
+        "accuracy_iid_over_phi.svg", "delay_over_phi_clip=1.svg", "delay_over_phi_clip=2.svg",
+    ]  # fmt: skip
+    drawn = (swept.directory / "figures/accuracy_iid_over_phi.svg").read_text()
+    assert all(text in drawn for text in ("final accuracy, iid", "data.phi", "model.clip", "3 seeds"))
+
+
+@pytest.mark.parametrize(("over", "last"), [("step", 90), ("epoch", 4.5)])
+def test_curves_are_over_steps_or_epochs_and_leave_out_what_is_unfinished(swept, monkeypatch, over, last):
+    pytest.importorskip("matplotlib")
+    seen = []
+    monkeypatch.setattr("grok.sweep.figures.accuracy_curves", lambda *told: seen.append(told) or [])
+    for line in swept.lines[:6]:
+        found = swept.record(line).summary()
+        swept.record(line).write_summary({**found, "steps_per_epoch": 20.0})
+        rows = [{"step": step, "split": "iid", "name": "accuracy", "value": step / 90} for step in (0, 45, 90)]
+        swept.record(line).append(rows)
+    sweep = curves_of(swept, {"curves": "iid", "lines": "data.phi", "over": over})
+    for line in swept.lines[6:9]:  # no epochs
+        swept.record(line).write_summary(summary(False, 10, None, 0.2))
+    draw_figures(sweep, reports(sweep))
+    curves, key, told, title, path = seen[0]
+    assert (key, told, "mean and range over 2 to 3 seeds" in title) == ("data.phi", over, True)
+    assert {phi: len(runs) for phi, runs in curves.items()} == {2: 3, 3: 2}
+    assert curves[2][0][0] == [0, last / 2, last]
+    assert path.name == f"curves_iid_over_{over}_clip=1"
+    with pytest.raises(BadInput, match=r"figure\.curves='nothing': no such split"):
+        draw_figures(curves_of(swept, {"curves": "nothing", "lines": "data.phi"}), reports(swept))
+
+
+def test_a_key_that_an_axis_determines_makes_no_picture_of_its_own(tiny_config, tmp_path):
+    pytest.importorskip("matplotlib")
+    zipped = {"model.net.layers": [1, 2], "model.net.loops": [2, 1]}
+    asked = {"base": "tiny.yaml", "zip": zipped, "figure": [{"x": "model.net.layers", "value": "grok_epoch"}]}
+    sweep = plan(read(asked, "s.yaml", tmp_path), tiny_config, tmp_path / "z")
+    for line in sweep.lines:
+        sweep.record(line).write_summary({**summary(True, 10, 20, 0.5), "steps_per_epoch": 10.0})
+    found = reports(sweep)
+    assert [row["grok_epoch_median"] for row in setting_rows(sweep, found)] == [2, 2]
+    assert [path.name for path in draw_figures(sweep, found)] == [
+        "grok_epoch_over_layers.png",
+        "grok_epoch_over_layers.svg",
+    ]

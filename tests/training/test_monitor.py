@@ -8,6 +8,7 @@ from tiny import make_data, make_module, train
 
 from grok.callbacks import CostMeter, Evaluation, GrokkingMonitor, RunRecorder
 from grok.errors import BadInput
+from grok.phases import Phase
 from grok.records import RunRecord
 from grok.training import Score
 
@@ -31,9 +32,9 @@ class Pretend(L.Callback):
         self.count += 1
 
 
-def pretend(tmp_path, monitor, steps=100):
+def pretend(tmp_path, monitor, steps=100, data=None):
     watching = [Evaluation(5), Pretend(), monitor, CostMeter(), RunRecorder()]
-    return train(tmp_path, make_module(block=50), *watching, steps=steps)
+    return train(tmp_path, make_module(block=50), *watching, steps=steps, data=data)
 
 
 def test_the_run_stops_the_asked_time_after_it_has_grokked_for_good(tmp_path, capsys):
@@ -47,6 +48,33 @@ def test_the_run_stops_the_asked_time_after_it_has_grokked_for_good(tmp_path, ca
     assert ">>> test_inferred_iid passed 95 % at step 15" in said
     assert said.count("passed 95 %") == 1
     assert ">>> stopping: test_inferred_iid has held for 15 steps since step 15" in said
+
+
+def with_phases():
+    data = make_data()
+    data.phases = (Phase("memorisation", "train_inferred"), Phase("more", "test_inferred_iid"), Phase("last", "none"))
+    return data
+
+
+def test_phases_are_said_when_they_end_and_recorded(tmp_path, capsys):
+    pretend(tmp_path, GrokkingMonitor(lines=False, phase_levels={"more": 0.98}), steps=60, data=with_phases())
+    said = capsys.readouterr().out
+    assert ">>> phase I (memorisation) ended at step 10: train_inferred 96.0 %; phase II (more) begins\n" in said
+    assert ">>> phase II (more) ended at step 35: test_inferred_iid 98.0 %; phase III (last) begins\n" in said
+    assert said.count(">>> phase") == 2
+    assert RunRecord(tmp_path).summary()["phases"] == {
+        "memorisation": {"split": "train_inferred", "level": 0.95, "begin": 0, "end": 10},
+        "more": {"split": "test_inferred_iid", "level": 0.98, "begin": 10, "end": 35},
+        "last": {"split": "none", "level": 0.95, "begin": 35, "end": None},
+    }
+
+
+def test_levels_of_unknown_phases_are_refused(tmp_path):
+    monitor = GrokkingMonitor(phase_levels={"most": 0.5})
+    with pytest.raises(BadInput, match=r"phase_levels='most': TwoHopComposition has .*memorisation, more, last"):
+        pretend(tmp_path, monitor, data=with_phases())
+    with pytest.raises(BadInput, match="null, as it has none"):
+        pretend(tmp_path, monitor)
 
 
 def test_a_longer_window_does_not_take_the_spike_for_the_transition(tmp_path):
@@ -121,7 +149,9 @@ def test_rows_hold_interval_floor_and_size(tmp_path):
     assert (tmp_path / "metrics.jsonl").exists()
 
 
-@pytest.mark.parametrize("wrong", [{"threshold": 0.0}, {"window": 0}, {"stop_after": -1}], ids=str)
+@pytest.mark.parametrize(
+    "wrong", [{"threshold": 0.0}, {"window": 0}, {"stop_after": -1}, {"phase_levels": {"I": 2}}], ids=str
+)
 def test_monitor_arguments_that_make_no_sense_are_named(wrong):
     with pytest.raises(BadInput, match=next(iter(wrong))):
         GrokkingMonitor(**wrong)
