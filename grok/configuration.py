@@ -47,7 +47,7 @@ def _impossible_numbers(value: Any, key: str = "") -> Iterator[Problem]:
         for index, item in enumerate(value):
             yield from _impossible_numbers(item, f"{key}[{index}]")
     elif isinstance(value, Namespace):
-        for name, item in vars(value).items():
+        for name, item in _items(value):
             yield from _impossible_numbers(item, f"{key}.{name}" if key else name)
     elif isinstance(value, float) and math.isnan(value):
         yield Problem(key, value, "is not a number; use one")
@@ -55,6 +55,11 @@ def _impossible_numbers(value: Any, key: str = "") -> Iterator[Problem]:
         yield Problem(key, value, "use an integer from 0 to 4294967295")
     elif type(value) is int and abs(value) >= 2**63:
         yield Problem(key, value, "too large; use a number of at most 18 digits")
+
+
+def _items(arguments: Namespace) -> Iterator[tuple[str, Any]]:
+    """Keys and values; jsonargparse marks a key that is also a method of its namespaces, such as `values`."""
+    return ((name.removeprefix("\u200b"), value) for name, value in vars(arguments).items())
 
 
 def _nested_problems(value: Any, key: str) -> Iterator[Problem]:
@@ -68,7 +73,7 @@ def _nested_problems(value: Any, key: str) -> Iterator[Problem]:
         module, _, name = str(value.class_path).rpartition(".")
         arguments = getattr(value, "init_args", None)
         yield from _check(getattr(import_module(module), name), arguments, f"{key}.init_args")
-    for name, item in vars(value).items():
+    for name, item in _items(value):
         yield from _nested_problems(item, f"{key}.{name}")
 
 
@@ -81,16 +86,30 @@ def _check(cls: Any, arguments: Any, key: str) -> list[Problem]:
         return []
     known = inspect.signature(cls.check).parameters
     catch_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
-    given = {name: value for name, value in vars(arguments).items() if name in known or catch_all}
+    given = {name: value for name, value in _items(arguments) if name in known or catch_all}
     return [problem.under(key) for problem in cls.check(**given)]
 
 
 def _wrong_nulls(cls: Any, arguments: Namespace) -> Iterator[Problem]:
-    for name, parameter in inspect.signature(cls).parameters.items():
+    for name, parameter in _parameters(cls).items():
         kind = parameter.annotation if isinstance(parameter.annotation, str) else str(parameter.annotation)
         allowed = parameter.default is None or parameter.annotation is parameter.empty
-        if not allowed and getattr(arguments, name, 0) is None and not re.search("None|Optional|Any", kind):
+        if not allowed and arguments.get(name, 0) is None and not re.search("None|Optional|Any", kind):
             yield Problem(name, None, f"null is no value of this key; it takes: {kind}")
+
+
+def _parameters(cls: Any) -> dict[str, inspect.Parameter]:
+    """What a class or function takes by name, with what a constructor passes on to those it overrides."""
+    found: dict[str, inspect.Parameter] = {}
+    constructors = (
+        [one.__init__ for one in inspect.getmro(cls) if "__init__" in vars(one)] if inspect.isclass(cls) else []
+    )
+    for taken in constructors or [cls]:
+        parameters = inspect.signature(taken).parameters
+        found = {**parameters, **found}
+        if all(one.kind is not inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
+            break
+    return found
 
 
 def with_run(argv: Sequence[str]) -> list[str]:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from grok.records import RunRecord
 from grok.report.cells import Cells, title
-from grok.report.style import band, finish_steps_axis, mark_milestones, new_figure, save, state_colours
+from grok.report.style import STYLES, band, finish_steps_axis, mark_milestones, new_figure, save, state_colours
 
 __all__ = ["probe_curves"]
 
 
 def probe_curves(records: Sequence[RunRecord], probes: Sequence[Sequence[Cells]], path: Path) -> list[Path]:
-    """Accuracy of the answers, then held-out accuracy of every probe, over the same log steps.
+    """Accuracy of the answers (of the probed split, and the first held-out one), then that of every probe on queries
+    that it was not trained on, over the same log steps.
 
     One line per state S[i, p], p being the position that the story is about; the floor, probes of shuffled labels, is
     dotted. Of several runs the mean, and a band from the lowest to the highest.
@@ -26,13 +27,12 @@ def probe_curves(records: Sequence[RunRecord], probes: Sequence[Sequence[Cells]]
     shown = [list(runs) for runs in zip(*probes, strict=True)]
     figure = new_figure(8.5, 2.2 + 2.4 * len(shown))
     panels = figure.subplots(1 + len(shown), 1, sharex=True)
-    split = shown[0][0].split
-    curves = []
-    for record in records:
-        rows = [row for row in record.rows("accuracy") if row["split"] == split]
-        curves.append(([row["step"] for row in rows], [row["value"] for row in rows]))
-    band(panels[0], curves, "#0072B2", "-", f"answers of {split}")
-    panels[0].set_ylabel("accuracy")
+    held_out = list((records[0].summary() or {}).get("grok_step", {}))[:1]
+    for split, (colour, dashes) in zip(dict.fromkeys([shown[0][0].split, *held_out]), STYLES, strict=False):
+        rows = [[row for row in record.rows("accuracy") if row["split"] == split] for record in records]
+        curves = [([row["step"] for row in run], [row["value"] for row in run]) for run in rows]
+        band(panels[0], curves, colour, dashes, split)
+    panels[0].set_ylabel("accuracy of answers", fontsize="small")
     for axes, runs in zip(panels[1:], shown, strict=True):
         rows, column = runs[0].rows, runs[0].story_column
         for row, colour in zip(rows, state_colours(len(rows)), strict=True):

@@ -48,3 +48,14 @@ def test_an_analysis_of_bridges_is_refused_in_one_line(grok, configured, tmp_pat
     status, _, errors = grok("fit", "--config", config, "--run_dir", tmp_path / "run", "--semantic.enabled", "true")
     assert (status, len(errors.strip().splitlines())) == (2, 1)
     assert f"semantic.enabled=True: {regime} has no atomic facts (h, r) → t: use false" in errors
+
+
+@pytest.mark.parametrize("values", [0, "null"])
+def test_a_key_that_is_a_method_of_namespaces_too_is_checked_with_the_others(grok, configured, tmp_path, values):
+    _, config = configured
+    arguments = ("--data.values", values, "--model.net.heads", 5, "--run_dir", tmp_path / "run")
+    status, _, errors = grok("fit", "--config", config, *arguments)
+    assert status == 2
+    assert f"data.init_args.values={None if values == 'null' else values}" in errors
+    assert "model.net.init_args.heads=5" in errors
+    assert not (tmp_path / "run").exists()

@@ -18,16 +18,17 @@ def test_a_run_with_probes_of_both_tokens_and_tracing(grok, tiny_config, tmp_pat
             "batch": 16,
         },
     }  # fmt: skip
+    config["trainer"]["max_steps"] = 20
     config["probes"] = {
         "enabled": True,
         "columns": ["bridge[0]", "bridge[1]"],
         "splits": ["train_inferred"],
-        "every": 60,
+        "every": 20,
     }
-    config["tracing"] = {"enabled": True, "every": 60}
+    config["tracing"] = {"enabled": True, "every": 20}
     path, run = tmp_path / "two.yaml", tmp_path / "run"
     path.write_text(yaml.safe_dump(config))
-    status, _, err = grok("fit", "--config", path, "--run_dir", run, "--lens.enabled", "true", "--lens.every", 60)
+    status, _, err = grok("fit", "--config", path, "--run_dir", run, "--lens.enabled", "true", "--lens.every", 20)
     assert status == 0, err
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     names = {row["name"] for row in rows}
