@@ -101,9 +101,8 @@ def _wrong_nulls(cls: Any, arguments: Namespace) -> Iterator[Problem]:
 def _parameters(cls: Any) -> dict[str, inspect.Parameter]:
     """What a class or function takes by name, with what a constructor passes on to those it overrides."""
     found: dict[str, inspect.Parameter] = {}
-    constructors = (
-        [one.__init__ for one in inspect.getmro(cls) if "__init__" in vars(one)] if inspect.isclass(cls) else []
-    )
+    line = inspect.getmro(cls) if inspect.isclass(cls) else ()
+    constructors = [vars(one)["__init__"] for one in line if "__init__" in vars(one)]
     for taken in constructors or [cls]:
         parameters = inspect.signature(taken).parameters
         found = {**parameters, **found}
