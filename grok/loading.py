@@ -18,6 +18,8 @@ from grok.errors import BadInput
 
 __all__ = ["insist_on_resumable", "insist_on_whole", "reading"]
 
+OTHER = "of another model than the configuration describes, or of other data (has a file of facts changed?)"
+
 
 @contextmanager
 def reading(checkpoint: str | Path | None) -> Iterator[None]:
@@ -37,7 +39,7 @@ def reading(checkpoint: str | Path | None) -> Iterator[None]:
         if "PytorchStreamReader" in str(error) or isinstance(error, OSError):
             raise BadInput(f"{checkpoint}: damaged; use another one") from error
         if "in loading state_dict" in str(error):
-            raise BadInput(f"{checkpoint}: of another model than the configuration describes") from error
+            raise BadInput(f"{checkpoint}: {OTHER}") from error
         if _is_of_the_checkpoint(error):
             told = f"not a checkpoint of this version ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
             raise BadInput(f"{checkpoint}: {told}; use another one") from error
@@ -85,7 +87,7 @@ def insist_on_resumable(checkpoint: Path, model: L.LightningModule) -> None:
         for weights in (content["state_dict"], model.state_dict())
     ]
     if shapes[0] != shapes[1]:
-        raise BadInput(f"{checkpoint}: of another model than the configuration describes")
+        raise BadInput(f"{checkpoint}: {OTHER}")
 
 
 def _is_of_the_checkpoint(error: Exception) -> bool:

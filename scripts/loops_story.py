@@ -8,9 +8,11 @@ python scripts/loops_story.py runs/loops --figure docs/images/loops
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from grok.errors import BadInput
 from grok.records import RunRecord
 from grok.report.loop_counts import loop_story
 from grok.sweep.plan import Sweep
@@ -42,23 +44,39 @@ def table(runs: Mapping[int, Sequence[RunRecord]]) -> Iterator[str]:
             yield "| " + " | ".join([str(loops), record.directory.name, *told, *finals, ", ".join(tried)]) + " |"
 
 
-def main() -> None:
-    """Draw and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sweep", type=Path)
-    parser.add_argument("--figure", type=Path, default=Path("loops"), help="without suffix")
-    arguments = parser.parse_args()
-    sweep = Sweep.load(arguments.sweep)
+def tell(directory: Path, figure: Path) -> None:
+    """Draw and print what the finished runs of a sweep say.
+
+    Raises:
+        BadInput: if it is no sweep, or no run is finished.
+    """
+    sweep = Sweep.load(directory)
     runs: dict[int, list[RunRecord]] = {}
     for line in sweep.lines:
         if sweep.record(line).is_finished():
             runs.setdefault(int(sweep.value(line, "model.net.loops")), []).append(sweep.record(line))
+    if not runs:
+        raise BadInput(f"{directory}: no run is finished; `grok sweep run {directory}` first")
     layers = int(sweep.value(sweep.lines[0], "model.net.layers"))
     for text in table(runs):
         print(text)
-    for file in loop_story(runs, layers, SPLITS, arguments.figure):
+    for file in loop_story(runs, layers, SPLITS, figure):
         print(file)
 
 
+def main() -> int:
+    """Draw and print; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweep", type=Path)
+    parser.add_argument("--figure", type=Path, default=Path("loops"), help="without suffix")
+    arguments = parser.parse_args()
+    try:
+        tell(arguments.sweep, arguments.figure)
+    except (BadInput, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

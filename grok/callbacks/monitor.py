@@ -76,7 +76,9 @@ class GrokkingMonitor(L.Callback):
             fix = f"{type(data).__name__} has no such phase; use {', '.join(names) or 'null, as it has none'}"
             insist([Problem("monitor.phase_levels", wrong[0], fix)])
         self.milestones.phases = tuple(
-            replace(phase, level=self.phase_levels.get(phase.name, phase.level)) for phase in data.phases
+            replace(phase, level=self.phase_levels.get(phase.name, phase.level))
+            for phase in data.phases
+            if phase.split in data.splits  # none that cannot end, as where nothing is OOD
         )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

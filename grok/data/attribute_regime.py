@@ -238,11 +238,20 @@ class AttributeRegime(RegimeDataModule):
         return 1 / (3 if "labels" in self.splits[split].truth else self.values)
 
     def baselines(self, split: str) -> dict[str, float]:
-        """`one_value`: compares the first value with the middle of all values, and never looks at the second."""
+        """`majority`: the most frequent of the three answers in training comparisons, always. `one_value`: compares the
+        first value with the middle of all values, and never looks at the second.
+        """
         truth = self.splits[split].truth
         if "labels" not in truth:
             return {}
         middle = self.encoding.token(self.value(torch.tensor((self.values - 1) / 2)))
         guess = torch.where(truth["v1"] > middle, GREATER, LESS)
+        trained, asked = self._answered("train_inferred"), self._answered(split)
+        majority = (asked == trained.bincount(minlength=3).argmax()).double().mean().item()
         right = truth["labels"].gather(1, guess) == self.splits[split].targets[:, :1]
-        return {"one_value": right.double().mean().item()}
+        return {"majority": majority, "one_value": right.double().mean().item()}
+
+    def _answered(self, split: str) -> Tensor:
+        """`LESS`, `EQUAL` or `GREATER`, the right answer of each comparison of a split `[N]`."""
+        queries = self.splits[split]
+        return (queries.truth["labels"] == queries.targets[:, :1]).long().argmax(1)

@@ -165,6 +165,9 @@ def invented_chains(
     follows[columns[hops.first, 1], columns[hops.second, 1]] = True
     degree = follows.sum(1)
     most = int(degree.max())
+    if not most:
+        fix = "no tail of a fact is the head of another, so nothing can be composed: use task=comparison"
+        raise BadInput(Problem("task", "composition", fix))
     if most <= least:
         fix = f"no relation is followed by more than {most} relations: use less than {most / surplus:.3g}"
         raise BadInput(Problem("phi", phi, fix))

@@ -133,9 +133,8 @@ class ComplexReasoning(AttributeRegime):
         if min(supply) < self.hard_per_label:
             short = supply.index(min(supply))
             fix = f"only {supply[short]} hard queries have the answer {_LABELS[short]}: use at most as many, another "
-            raise BadInput(
-                Problem("hard_per_label", self.hard_per_label, fix + "graph_seed, more entities, or a smaller share")
-            )
+            fix += "graph_seed, more entities, a larger ood, or a smaller share"
+            raise BadInput(Problem("hard_per_label", self.hard_per_label, fix))
         drawn = [
             self.knowledge.sample(self.hard_per_label, "hard", lambda a, label=label: hard[a] == label)  # type: ignore[misc]
             for label in range(3)

@@ -75,7 +75,8 @@ class _Collector:
             BadInput: if nothing was.
         """
         if not self.tails:
-            raise BadInput(f"{where}: no facts; 2wiki: give train.json or dev.json (test.json has none)")
+            fix = "give a CSV with more than one line, or train.json or dev.json of 2WikiMultiHopQA, not test.json"
+            raise BadInput(f"{where}: no facts; {fix}")
         relations = tuple(self.relations)
         report = f"{len(self.tails):,} facts"
         report += f", {self.again:,} given again" if self.again else ""
@@ -163,7 +164,7 @@ def _two_wiki(text: str, path: str, collector: _Collector) -> Iterator[tuple[int
             if of_id:
                 of_name.setdefault(name, of_id)
     for names, ids in evidences:
-        keys = [of_id or of_name.get(name, name) for name, of_id in zip(names[::2], ids, strict=True)]
+        keys = [of_id or of_name.get(name, f"\0{name}") for name, of_id in zip(names[::2], ids, strict=True)]
         head, tail = (collector.entity(key, name) for key, name in zip(keys, names[::2], strict=True))
         yield head, names[1], tail
 

@@ -18,7 +18,7 @@ from grok.data.composition import token_name, used_in_compositions
 from grok.data.datamodule import Generated, RegimeDataModule
 from grok.data.encoding import Encoding, NextToken, Questions
 from grok.data.fact_graph import Knowledge
-from grok.data.fact_report import one_value, sizes
+from grok.data.fact_report import same_value, sizes
 from grok.data.fact_tasks import LAST_SYMBOLS, TASKS, Composed, TaskName
 from grok.data.facts import AtomicFacts
 from grok.data.lessons import Lessons
@@ -183,13 +183,22 @@ class FactRegime(RegimeDataModule):
         return AtomicFacts(token(head), token(relation + rows.sizes[0]), token(tail), composed)
 
     def baselines(self, split: str) -> dict[str, float]:
-        """See `two_hop_baselines`, and `one_value` for comparisons."""
+        """See `two_hop_baselines`, and `same_value` for comparisons."""
         if self.kind is Composed:
             return two_hop_baselines(self.generated.train, self.splits[split])
-        return one_value(self.lessons, split)
+        return same_value(self.lessons, split)
+
+    def floor(self, split: str) -> float | None:
+        """See `RegimeDataModule.floor`; of a comparison one half, in natural language too."""
+        compared = self.kind is not Composed and not split.endswith("atomic")
+        return 0.5 if compared else super().floor(split)
 
     def sizes(self) -> dict[str, float]:
         """See `RegimeDataModule.sizes`."""
+        return self._sizes
+
+    @cached_property
+    def _sizes(self) -> dict[str, float]:
         return sizes(self.lessons)
 
 

@@ -14,7 +14,7 @@ from grok.data.fact_graph import branching, largest_phi, needed_branching
 from grok.data.fact_tasks import Compared
 from grok.data.lessons import Lessons
 
-__all__ = ["RelationStatistics", "describe", "one_value", "sizes", "statistics"]
+__all__ = ["RelationStatistics", "describe", "same_value", "sizes", "statistics"]
 
 
 class RelationStatistics(NamedTuple):
@@ -25,7 +25,8 @@ class RelationStatistics(NamedTuple):
     branching: float
     """How many facts follow one of these."""
     bound: float
-    """Largest phi of two hops (Abramov et al. 2025, lemma 1)."""
+    """Largest phi of two hops by the branching factor alone (Abramov et al. 2025, lemma 1); held-out queries, OOD facts
+    and, in comparison, as many answers of each kind leave less."""
     phi: float
     """Inferred facts in training that begin with the relation, per atomic fact of it."""
     enough: bool
@@ -58,11 +59,12 @@ def sizes(lessons: Lessons) -> dict[str, float]:
         "inferred_facts": len(lessons.trained.first),
         "effective_phi": everything.phi,
         "branching_factor": everything.branching,
-        "largest_phi": everything.bound,
+        "lemma_bound": everything.bound,
+        "trainable_phi": lessons.supply / len(taught.true),
     }
 
 
-def one_value(lessons: Lessons, split: str) -> dict[str, float]:
+def same_value(lessons: Lessons, split: str) -> dict[str, float]:
     """Accuracy on a split of comparisons of a rule that looks at the first entity alone; nothing for other splits.
 
     It gives the more frequent answer of the training comparisons whose first entity has the same tail.
@@ -73,7 +75,7 @@ def one_value(lessons: Lessons, split: str) -> dict[str, float]:
     first, same = rows.tail(trained.first), rows.same(trained)
     yes, no = (torch.bincount(first[same == wanted], minlength=rows.sizes[0]) for wanted in (True, False))
     guess = (yes > no)[rows.tail(asked.first)]
-    return {"one_value": (guess == rows.same(asked)).double().mean().item()}
+    return {"same_value": (guess == rows.same(asked)).double().mean().item()}
 
 
 def describe(lessons: Lessons) -> str:
@@ -84,7 +86,7 @@ def describe(lessons: Lessons) -> str:
 
 
 def _table(lines: Sequence[RelationStatistics], phi: float) -> str:
-    heads = ("relation", "facts", "b", "phi at most", "phi trained", f"enough for {phi:g}")
+    heads = ("relation", "facts", "b", "lemma's bound", "phi trained", f"enough for {phi:g}")
     rows = [heads]
     for name, facts, b, bound, trained, enough in lines:
         rows.append((name, f"{facts:,}", f"{b:.2f}", f"{bound:.2f}", f"{trained:.2f}", "yes" if enough else "no"))

@@ -94,8 +94,8 @@ class FactTask(FactColumns):
         """What is known about the queries, in symbols; -1 where a query does not have it."""
 
     def answers(self, inferred: bool) -> Tensor:
-        """Symbols that an answer can be."""
-        return torch.arange(self.sizes[0])
+        """Symbols that an answer can be: of an atomic fact, what is a tail of some fact."""
+        return torch.arange(self.sizes[0]) if inferred else torch.unique(self.columns[:, 2])
 
 
 class Composed(FactTask):

@@ -112,6 +112,11 @@ class Lessons:
             invented = int(min(most, math.ceil(invented * 1.1 + short / self.phi / 4) + 1))
 
     @property
+    def supply(self) -> int:
+        """How many inferred facts a training could have."""
+        return self._supply(self.taught)
+
+    @property
     def _originals(self) -> int:
         return len(self.knowledge.columns) if self.original is None else self.original
 

@@ -171,6 +171,8 @@ class ThreeHopComposition(RegimeDataModule):
         held_out = keyed_share(self.iii, "iii", hashes)
         kind = (graph.ood[facts].long() * torch.tensor([4, 2, 1])).sum(1)  # a bit for each hop that is OOD
         pool, size = facts[(kind == 0) & ~held_out], round(self.phi * graph.facts)
+        if not len(pool):
+            raise BadInput(Problem("ood", self.ood, "leaves no composition of three ID facts to train: use less"))
         if size > len(pool):
             largest = math.floor(len(pool) / graph.facts * 1000) / 1000
             fix = f"use at most {largest}: {len(pool):,} compositions can be trained, for {graph.facts:,} facts"

@@ -59,8 +59,10 @@ def band(
     label: str | None,
     alpha: float = 1.0,
 ) -> None:
-    """Mean over runs at every step that all share; a band from lowest to highest if there are several."""
+    """Mean over runs at every step that all share, if there is one; a band from lowest to highest if several runs."""
     common = sorted(set.intersection(*(set(steps) for steps, _ in curves)) - {0})  # a log axis has no 0
+    if not common:
+        return
     by_step = [dict(zip(steps, values, strict=True)) for steps, values in curves]
     columns = [[run[step] for run in by_step] for step in common]
     faint = {"alpha": 0.7, "linewidth": 1.0} if label is None else {"alpha": alpha, "linewidth": 1.6}

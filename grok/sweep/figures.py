@@ -9,9 +9,10 @@ Each is drawn once for every setting of the keys that are neither its axes nor d
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from grok.errors import BadInput
 from grok.report.phase_diagram import Outcome, phase_diagram
@@ -40,8 +41,8 @@ def check_figures(asked: Asked) -> None:
     Raises:
         BadInput: if it cannot be drawn.
     """
-    keys = keys_of(asked)
-    for figure in _asked_for(asked):
+    keys, figures = keys_of(asked), _asked_for(asked)
+    for figure in figures:
         if "curves" in figure:
             required, axes = {"curves", "lines"}, ["lines"]
         else:
@@ -59,22 +60,28 @@ def check_figures(asked: Asked) -> None:
                 )
         if figure.get("over", "step") not in ("step", "epoch"):
             raise BadInput(f"figure.over={figure['over']!r}: use step or epoch")
+        if not isinstance(figure.get("curves", ""), str):
+            raise BadInput(f"figure.curves={figure['curves']!r}: use the name of one split")
         if "curves" not in figure:
             _check_value(figure.get("value", "grok_step"))
+    if twice := [figure for place, figure in enumerate(figures) if figure in figures[:place]]:
+        raise BadInput(f"figure={twice[0]}: is asked for twice; leave one out")
 
 
 def _check_value(value: Any) -> None:
-    if value not in _COUNTED and not str(value).startswith("accuracy/"):
+    if not isinstance(value, str) or (value not in _COUNTED and not value.startswith("accuracy/")):
         raise BadInput(f"figure.value={value!r}: use {', '.join(_COUNTED)} or accuracy/SPLIT")
 
 
 def draw_figures(sweep: Sweep, found: Sequence[Report]) -> list[Path]:
-    """Draw what is asked for; returns the files.
+    """Draw what is asked for; returns the files, none while no run has been evaluated.
 
     Raises:
         BadInput: if a picture shows the accuracy of a split that there is not.
     """
-    files = []
+    files: list[Path] = []
+    if not splits_of(found):
+        return files
     for figure in _asked_for(sweep.asked):
         draw = _draw_curves if "curves" in figure else _draw_diagram if "y" in figure else _draw_lines
         files += draw(sweep, found, figure)
@@ -103,8 +110,13 @@ def _determined(rows: Sequence[Figure], key: str, axes: Sequence[str]) -> bool:
     return all(len(values) == 1 for values in found.values()) and len(set().union(*found.values())) > 1
 
 
-def _path(sweep: Sweep, value: str, of: Figure) -> Path:
-    return sweep.directory / "figures" / "_".join([value.replace("/", "_"), *names([of], list(of))]).rstrip("_")
+def _path(sweep: Sweep, figure: Figure, of: Figure, *name: str | None) -> Path:
+    """Where a picture goes: named by what it shows, by its keys where there are several, and by its setting."""
+    keys = [str(one) for one in name if one is not None]
+    if figure == sweep.asked["figure"] and "y" in figure:
+        keys = keys[:1]  # the one diagram of a sweep
+    parts = [*keys, *names([of], list(of))] if of else keys
+    return sweep.directory / "figures" / "_".join(parts).replace("/", "_")
 
 
 def _told(title: str, of: Figure) -> str:
@@ -133,7 +145,7 @@ def _draw_diagram(sweep: Sweep, found: Sequence[Report], figure: Figure) -> list
             (row[x], row[y]): Outcome(row[middle], _reached(row, value), row["finished"], row["seeds"]) for row in panel
         }
         title = _told(_title(sweep, found, value), of)
-        files += phase_diagram(outcomes, (x, y), value, title, _path(sweep, value, of))
+        files += phase_diagram(outcomes, (x, y), value, title, _path(sweep, figure, of, value, "over", x, y))
     return files
 
 
@@ -147,7 +159,7 @@ def _draw_lines(sweep: Sweep, found: Sequence[Report], figure: Figure) -> list[P
             span = (row[middle], row[f"{value}_min"], row[f"{value}_max"])
             points.setdefault(row[lines] if lines else None, {})[row[x]] = span
         title = _told(_title(sweep, found, value, cells=False), of)
-        files += value_lines(points, (x, lines), value, title, _path(sweep, f"{value}_over_{x.split('.')[-1]}", of))
+        files += value_lines(points, (x, lines), value, title, _path(sweep, figure, of, value, "over", x, lines))
     return files
 
 
@@ -165,23 +177,26 @@ def _draw_curves(sweep: Sweep, found: Sequence[Report], figure: Figure) -> list[
         groups: dict[Any, list[Report]] = {}
         for row in panel:
             groups.setdefault(row[key], []).append(row["run"])
-        curves = {value: [_curve(sweep, one, split, over) for one in group] for value, group in groups.items()}
+        curves = {value: _curves(sweep, group, split, over) for value, group in groups.items()}
         title = _told(
             f"{sweep.name}: {split}, mean and range over {_seeds(len(group) for group in groups.values())}", of
         )
-        files += accuracy_curves(curves, key, over, title, _path(sweep, f"curves_{split}_over_{over}", of))
+        files += accuracy_curves(curves, key, over, title, _path(sweep, figure, of, split, "over", over, key))
     return files
 
 
-def _curve(sweep: Sweep, one: Report, split: str, over: str) -> tuple[list[float], list[float]]:
-    """Steps or epochs, and accuracies of a run."""
-    rows = [row for row in sweep.record(one.line).rows("accuracy") if row["split"] == split]
-    unit = one.steps_per_epoch if over == "epoch" else 1
-    if unit is None:
-        raise BadInput(
-            f"figure.over='epoch': {one.line.name} has no epochs, its queries are made as it trains: use step"
-        )
-    return [row["step"] / unit for row in rows], [row["value"] for row in rows]
+def _curves(sweep: Sweep, group: Sequence[Report], split: str, over: str) -> list[tuple[list[float], list[float]]]:
+    """Steps or epochs, and accuracies of each run; seeds may differ in their rows, so an epoch is the mean one."""
+    lengths = [one.steps_per_epoch for one in group]
+    if over == "epoch" and (endless := [one for one in group if one.steps_per_epoch is None]):
+        told = f"{endless[0].line.name} has no epochs, its queries are made as it trains"
+        raise BadInput(f"figure.over='epoch': {told}: use step")
+    unit = statistics.fmean(cast(list[float], lengths)) if over == "epoch" else 1.0
+    found = []
+    for one in group:
+        rows = [row for row in sweep.record(one.line).rows("accuracy") if row["split"] == split]
+        found.append(([row["step"] / unit for row in rows], [row["value"] for row in rows]))
+    return found
 
 
 def _seeds(counts: Any) -> str:

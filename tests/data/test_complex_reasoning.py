@@ -113,7 +113,7 @@ def test_too_few_hard_queries_are_refused_naming_the_answer_the_supply_and_the_f
     assert str(error.value).startswith(
         f"hard_per_label=200: only {supply[short]} hard queries have the answer {('less', 'equal', 'greater')[short]}: "
     )
-    assert "graph_seed, more entities, or a smaller share" in str(error.value)
+    assert "graph_seed, more entities, a larger ood, or a smaller share" in str(error.value)
     data = ComplexReasoning(**SMALL | {"hard_per_label": 0})
     assert "test_hard" not in data.splits
 

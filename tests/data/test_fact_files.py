@@ -99,7 +99,7 @@ BROKEN = {
     "no list": ("2wiki", {"data": []}, ["a JSON dict", "list of questions"]),
     "no objects": ("2wiki", ["a"], ["entry 0", "no list of evidences"]),
     "the test set": ("2wiki", [{"_id": "0", "question": "?"}], ["entry 0", "train.json or dev.json"]),
-    "the test set, with empty lists": ("2wiki", [question()], ["no facts", "test.json has none"]),
+    "the test set, with empty lists": ("2wiki", [question()], ["no facts", "not test.json"]),
     "two parts": ("2wiki", [question(("a", "b", "c")), {"evidences": [["a", "b"]]}], ["entry 1, evidence 0", "['a',"]),
     "a number": ("2wiki", [{"evidences": [["a", "b", 3]]}], ["entry 0, evidence 0", "object=3", "give a name"]),
     "half a letter": ("2wiki", [{"evidences": [["\ud800", "b", "c"]]}], ["entry 0, evidence 0", "Unicode"]),

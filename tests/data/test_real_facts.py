@@ -249,7 +249,7 @@ def test_phi_that_the_facts_cannot_give_is_reached_by_invention():
     regime = RealFacts(**WIKI, phi=1.5)
     assert regime.sizes()["invented_facts"] > 0
     assert regime.sizes()["effective_phi"] == pytest.approx(1.5, abs=0.01)
-    assert regime.sizes()["largest_phi"] > 1.5
+    assert regime.sizes()["lemma_bound"] > regime.sizes()["trainable_phi"] >= regime.sizes()["effective_phi"]
     assert "invented" in " ".join(regime.names)
 
 
@@ -357,9 +357,9 @@ def test_a_checkpoint_of_another_file_is_refused(tmp_path):
         other.load_state_dict(regime.state_dict())
 
 
-def test_what_one_value_tells_is_known():
+def test_what_the_value_of_the_first_entity_tells_is_known():
     fair = knowledge(task="comparison", entities=200, phi=4.0)
-    assert fair.baselines("test_inferred_iid")["one_value"] == pytest.approx(0.5, abs=0.1)
+    assert fair.baselines("test_inferred_iid")["same_value"] == pytest.approx(0.5, abs=0.1)
     assert fair.baselines("id_atomic") == {}
     skewed = RealFacts(
         path=FILES / "two_wiki.json", keep=["country"], task="comparison", phi=4.0, atomic=60, original=8
@@ -369,7 +369,7 @@ def test_what_one_value_tells_is_known():
     for value, same in zip(rows.tail(hops.first).tolist(), rows.same(hops).tolist(), strict=True):
         counts.setdefault(value, [0, 0])[same] += 1
     right = sum(max(both) for both in counts.values()) / len(hops.first)
-    assert skewed.baselines("train_inferred")["one_value"] == pytest.approx(right)
+    assert skewed.baselines("train_inferred")["same_value"] == pytest.approx(right)
 
 
 def test_the_padded_vocabulary_of_gpt2_names_its_tokens():
@@ -379,3 +379,14 @@ def test_the_padded_vocabulary_of_gpt2_names_its_tokens():
     assert regime.token_name(5) == "<|5|>"
     assert regime.baselines("train_inferred").keys() == {"shortcut"}
     assert replace(split).labels is not None
+
+
+@pytest.mark.parametrize("serialisation", ["structured", "natural"])
+def test_floors_know_how_many_answers_there_are(serialisation):
+    if serialisation == "natural":
+        pytest.importorskip("tokenizers")
+    regime = SyntheticKnowledge(
+        task="comparison", entities=60, relations=1, out_degree=1, tails=5, phi=2, serialisation=serialisation
+    )
+    assert [regime.floor(f"test_inferred_{kind}") for kind in ("iid", "ood")] == [0.5, 0.5]
+    assert regime.floor("id_atomic") == (1 / 5 if serialisation == "structured" else None)

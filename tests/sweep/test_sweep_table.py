@@ -122,7 +122,8 @@ def test_other_keys_make_a_figure_each_and_an_unknown_split_is_named(grok, tiny_
     grid = {"model.clip": [1], "data.phi": [2], "data.batch": [8, 16], "seed_everything": [0]}
     asked = {"base": "tiny.yaml", "grid": grid, "figure": {**ASKED["figure"], "value": "accuracy/iid"}}
     sweep = plan(read(asked, "s.yaml", tmp_path), tiny_config, tmp_path / "t")
-    assert "figure.value='accuracy/iid': no such split" in grok("sweep", "collect", "t")[2]
+    sweep.record(sweep.lines[0]).write_summary({**summary(True, 10, 20, 0.5), "accuracy": {"train": 1.0}})
+    assert "figure.value='accuracy/iid': no such split; use accuracy/train" in grok("sweep", "collect", "t")[2]
     for line in sweep.lines:
         sweep.record(line).write_summary(summary(True, 10, 20, 0.5))
     assert grok("sweep", "collect", "t")[0] == 0
@@ -150,9 +151,9 @@ def test_lines_over_a_key_join_the_middles_of_the_settings(swept):
     figures = {"x": "data.phi", "lines": "model.clip", "value": "accuracy/iid"}, {"x": "data.phi", "value": "delay"}
     files = draw_figures(curves_of(swept, *figures), reports(swept))
     assert sorted(path.name for path in files if path.suffix == ".svg") == [
-        "accuracy_iid_over_phi.svg", "delay_over_phi_clip=1.svg", "delay_over_phi_clip=2.svg",
+        "accuracy_iid_over_data.phi_model.clip.svg", "delay_over_data.phi_clip=1.svg", "delay_over_data.phi_clip=2.svg",
     ]  # fmt: skip
-    drawn = (swept.directory / "figures/accuracy_iid_over_phi.svg").read_text()
+    drawn = (swept.directory / "figures/accuracy_iid_over_data.phi_model.clip.svg").read_text()
     assert all(text in drawn for text in ("final accuracy, iid", "data.phi", "model.clip", "3 seeds"))
 
 
@@ -163,7 +164,8 @@ def test_curves_are_over_steps_or_epochs_and_leave_out_what_is_unfinished(swept,
     monkeypatch.setattr("grok.sweep.figures.accuracy_curves", lambda *told: seen.append(told) or [])
     for line in swept.lines[:6]:
         found = swept.record(line).summary()
-        swept.record(line).write_summary({**found, "steps_per_epoch": 20.0})
+        length = {2: 20.0, 3: 19.0 + line.set["seed_everything"] / 2}[line.set["data.phi"]]  # seeds may differ in rows
+        swept.record(line).write_summary({**found, "steps_per_epoch": length})
         rows = [{"step": step, "split": "iid", "name": "accuracy", "value": step / 90} for step in (0, 45, 90)]
         swept.record(line).append(rows)
     sweep = curves_of(swept, {"curves": "iid", "lines": "data.phi", "over": over})
@@ -174,7 +176,9 @@ def test_curves_are_over_steps_or_epochs_and_leave_out_what_is_unfinished(swept,
     assert (key, told, "mean and range over 2 to 3 seeds" in title) == ("data.phi", over, True)
     assert {phi: len(runs) for phi, runs in curves.items()} == {2: 3, 3: 2}
     assert curves[2][0][0] == [0, last / 2, last]
-    assert path.name == f"curves_iid_over_{over}_clip=1"
+    assert curves[3][0][0] == curves[3][1][0]  # seeds 0 and 2: a mean epoch, so that they can be averaged
+    assert curves[3][0][0][-1] == (90 if over == "step" else 90 / 19.5)
+    assert path.name == f"iid_over_{over}_data.phi_clip=1"
     with pytest.raises(BadInput, match=r"figure\.curves='nothing': no such split"):
         draw_figures(curves_of(swept, {"curves": "nothing", "lines": "data.phi"}), reports(swept))
 
@@ -189,6 +193,23 @@ def test_a_key_that_an_axis_determines_makes_no_picture_of_its_own(tiny_config, 
     found = reports(sweep)
     assert [row["grok_epoch_median"] for row in setting_rows(sweep, found)] == [2, 2]
     assert [path.name for path in draw_figures(sweep, found)] == [
-        "grok_epoch_over_layers.png",
-        "grok_epoch_over_layers.svg",
+        "grok_epoch_over_model.net.layers.png",
+        "grok_epoch_over_model.net.layers.svg",
     ]
+
+
+def test_pictures_of_one_sweep_do_not_overwrite_each_other(tiny_config, tmp_path):
+    pytest.importorskip("matplotlib")
+    keys = {"data.phi": [2, 3], "model.clip": [1, 2]}
+    figures = [{"curves": "iid", "lines": key} for key in keys] + [{"x": key, "value": "accuracy/iid"} for key in keys]
+    figures += [{"x": "data.phi", "y": "model.clip", "value": "accuracy/iid"}]
+    figures += [{"x": "model.clip", "y": "data.phi", "value": "accuracy/iid"}]
+    sweep = plan(
+        read({"base": "tiny.yaml", "zip": keys, "figure": figures}, "s.yaml", tmp_path), tiny_config, tmp_path / "o"
+    )
+    assert draw_figures(sweep, reports(sweep)) == []  # nothing is trained yet
+    for line in sweep.lines:
+        sweep.record(line).write_summary(summary(True, 10, 20, 0.5))
+        sweep.record(line).append([{"step": 90, "split": "iid", "name": "accuracy", "value": 0.5}])
+    files = draw_figures(sweep, reports(sweep))
+    assert len(files) == len(set(files)) == 2 * len(figures)

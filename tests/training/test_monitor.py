@@ -52,7 +52,8 @@ def test_the_run_stops_the_asked_time_after_it_has_grokked_for_good(tmp_path, ca
 
 def with_phases():
     data = make_data()
-    data.phases = (Phase("memorisation", "train_inferred"), Phase("more", "test_inferred_iid"), Phase("last", "none"))
+    names = {"memorisation": "train_inferred", "more": "test_inferred_iid", "last": "test_inferred_ood"}
+    data.phases = (*(Phase(name, split) for name, split in names.items()), Phase("of no query", "test_hard"))
     return data
 
 
@@ -65,7 +66,7 @@ def test_phases_are_said_when_they_end_and_recorded(tmp_path, capsys):
     assert RunRecord(tmp_path).summary()["phases"] == {
         "memorisation": {"split": "train_inferred", "level": 0.95, "begin": 0, "end": 10},
         "more": {"split": "test_inferred_iid", "level": 0.98, "begin": 10, "end": 35},
-        "last": {"split": "none", "level": 0.95, "begin": 35, "end": None},
+        "last": {"split": "test_inferred_ood", "level": 0.95, "begin": 35, "end": None},
     }
 
 
