@@ -11,7 +11,8 @@ import math
 from typing import Any
 
 from grok.data.attribute_regime import AttributeRegime, Comparisons
-from grok.errors import BadInput, Problem, insist
+from grok.data.pool import insist_on_pool
+from grok.errors import Problem, insist
 
 __all__ = ["Comparison"]
 
@@ -57,10 +58,7 @@ class Comparison(AttributeRegime):
         facts = len(known.facts(ood=False)[0])
         size = round(self.phi * facts)
         train = known.sample(size, "phi", lambda a: known.among(a, False, False) & ~known.held_out(self.iid, a))
-        if (pool := len(train.first)) < size:
-            largest = math.floor(pool / max(1, facts) * 1000) / 1000
-            fix = f"use at most {largest}: {pool:,} ID comparisons can be trained, for {facts:,} ID facts"
-            raise BadInput(Problem("phi", self.phi, fix))
+        insist_on_pool(self.phi, self.ood, size, len(train.first), facts, ("ID comparisons", "ID facts"))
         evaluation = {
             "test_inferred_iid": known.sample(
                 self.test_size, "probe", lambda a: known.among(a, False, False) & known.held_out(self.iid, a)

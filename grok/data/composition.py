@@ -21,6 +21,7 @@ from grok.data.encoding import Encoding, NextToken, Questions
 from grok.data.facts import AtomicFacts
 from grok.data.knowledge_graph import FactRows, Hops, KnowledgeGraph, keyed_sample
 from grok.data.lazy import ENUMERATED_AT_MOST, LazyStream, Trained, search
+from grok.data.pool import insist_on_pool
 from grok.data.split import Split
 from grok.data.stream import Stream, TableStream
 from grok.errors import BadInput, Problem, insist
@@ -33,6 +34,8 @@ SPECIALS = ("<mask>", "<sep>", "<a>", "</a>", "<q>", "</q>")
 
 FACTS_AT_MOST = 1_000_000_000  # 30 GB while they are generated
 MATERIALISED_AT_MOST = 25_000_000  # compositions: about 10 GB while they are generated
+OF_POOL = ("ID compositions", "ID facts")
+"""What phi counts, see `insist_on_pool`."""
 WORTHWHILE = 0.01  # least share of the drawn compositions that must be usable in training in the lazy mode
 
 
@@ -287,7 +290,7 @@ class TwoHopComposition(RegimeDataModule):
         graph, known = self.graph, self._facts(ood=False)
         pool = search(graph, known, lambda hops: graph.in_distribution(hops) & ~graph.held_out(self.iid, hops))
         size = round(self.phi * len(known))
-        self._insist_on_pool(size, len(pool.first), len(known))
+        insist_on_pool(self.phi, self.ood, size, len(pool.first), len(known), OF_POOL)
         sample = pool.take(keyed_sample(size, graph.order(pool)))
         atomic = graph.atomic(torch.cat([known, self._facts(ood=True)]))
         train = Hops(torch.cat([atomic.first, sample.first]), torch.cat([atomic.second, sample.second]))
@@ -297,20 +300,12 @@ class TwoHopComposition(RegimeDataModule):
         """Fact rows in or out of distribution."""
         return (self.graph.ood == ood).nonzero()[:, 0]
 
-    def _insist_on_pool(self, size: int, pool: int, known: int) -> None:
-        if not known:
-            raise BadInput(Problem("ood", self.ood, "leave at least one fact in distribution"))
-        if size > pool:
-            largest = math.floor(pool / known * 1000) / 1000
-            fix = f"use at most {largest}: {pool:,} ID compositions can be trained, for {known:,} ID facts"
-            raise BadInput(Problem("phi", self.phi, fix))
-
     def _trained(self) -> Trained:
         """What the lazy mode trains."""
         known = len(self._facts(ood=False))
         pool = self.graph.in_distribution_compositions() * (1 - self.iid)
         inferred = round(self.phi * known)
-        self._insist_on_pool(inferred, math.floor(pool), known)
+        insist_on_pool(self.phi, self.ood, inferred, math.floor(pool), known, OF_POOL)
         usable = inferred / (self.graph.facts * self.out_degree)
         if usable < WORTHWHILE:
             least = math.ceil(WORTHWHILE * self.graph.facts * self.out_degree / known * 1000) / 1000

@@ -27,10 +27,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from grok.data.composition import TwoHopComposition, TwoHopQueries
+from grok.data.composition import OF_POOL, TwoHopComposition, TwoHopQueries
 from grok.data.keyed import POSITIVE, keyed_hash
 from grok.data.knowledge_graph import Hops, keyed_sample
 from grok.data.lazy import search
+from grok.data.pool import insist_on_pool
 from grok.errors import Problem, insist
 from grok.phases import Phase
 
@@ -155,7 +156,7 @@ class ImplicitReasoning(TwoHopComposition):
 
         pool = search(graph, known, trainable)
         size = len(pool.first) if self.as_released else round(self.phi * len(known))
-        self._insist_on_pool(size, len(pool.first), len(known))
+        insist_on_pool(self.phi, self.ood, size, len(pool.first), len(known), OF_POOL)
         sample = pool.take(keyed_sample(size, graph.order(pool)))
         atomic = graph.atomic(self.trained_facts())
         train = Hops(torch.cat([atomic.first, sample.first]), torch.cat([atomic.second, sample.second]))

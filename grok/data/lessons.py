@@ -18,6 +18,7 @@ from grok.data.composition import used_in_compositions
 from grok.data.fact_graph import Knowledge
 from grok.data.fact_tasks import Composed, FactTask
 from grok.data.knowledge_graph import Hops, keyed_sample
+from grok.data.pool import insist_on_pool
 from grok.errors import BadInput, Problem
 
 __all__ = ["Lessons"]
@@ -106,9 +107,7 @@ class Lessons:
             if short <= 0:
                 return taught
             if invented >= most:
-                largest = math.floor(1000 * supply / number) / 1000
-                fix = f"use at most {largest}: {supply:,} inferred facts can be trained, for {number:,} atomic ones"
-                raise BadInput(Problem("phi", self.phi, fix))
+                insist_on_pool(self.phi, self.ood, supply + short, supply, number, ("inferred facts", "atomic ones"))
             invented = int(min(most, math.ceil(invented * 1.1 + short / self.phi / 4) + 1))
 
     @property

@@ -24,9 +24,10 @@ from grok.data.encoding import Encoding, NextToken, Questions
 from grok.data.facts import AtomicFacts
 from grok.data.keyed import POSITIVE, keyed_hash, keyed_share
 from grok.data.knowledge_graph import KnowledgeGraph, keyed_sample
+from grok.data.pool import insist_on_pool
 from grok.data.split import Split
 from grok.data.stream import TableStream
-from grok.errors import BadInput, Problem, insist
+from grok.errors import Problem, insist
 from grok.phases import Phase
 from grok.task import Task
 
@@ -171,12 +172,7 @@ class ThreeHopComposition(RegimeDataModule):
         held_out = keyed_share(self.iii, "iii", hashes)
         kind = (graph.ood[facts].long() * torch.tensor([4, 2, 1])).sum(1)  # a bit for each hop that is OOD
         pool, size = facts[(kind == 0) & ~held_out], round(self.phi * graph.facts)
-        if not len(pool):
-            raise BadInput(Problem("ood", self.ood, "leaves no composition of three ID facts to train: use less"))
-        if size > len(pool):
-            largest = math.floor(len(pool) / graph.facts * 1000) / 1000
-            fix = f"use at most {largest}: {len(pool):,} compositions can be trained, for {graph.facts:,} facts"
-            raise BadInput(Problem("phi", self.phi, fix))
+        insist_on_pool(self.phi, self.ood, size, len(pool), graph.facts, ("compositions of three ID facts", "facts"))
         inferred = self._sample(pool, size, "phi")
         atomic = torch.full((graph.facts, 3), -1)
         atomic[:, 0] = graph.ood.int().argsort(stable=True)

@@ -78,7 +78,7 @@ RANGES = {
     "phi that is not a number": (["--data.phi", ".nan"], ["phi=nan", "give"]),
     "infinite phi": (["--data.phi", ".inf"], ["phi=inf", "give"]),
     "a share that is not a number": (["--data.ood", ".nan"], ["ood=nan", "give a share between 0 and 1"]),
-    "everything out of distribution": (["--data.ood", 1], ["ood=1.0", "leave at least one fact"]),
+    "everything out of distribution": (["--data.ood", 1], ["ood=1.0", "leave more facts in distribution"]),
     "empty split": (["--data.iid", 0], "test_inferred_iid: no query in this split"),
     "a graph of a billion compositions": (["--data.entities", 10**8], ["lazy", "compositions do not fit into memory"]),
     "a lazy graph of 10^15 entities": (
