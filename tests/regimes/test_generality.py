@@ -152,12 +152,18 @@ def test_half_an_answer_is_not_an_answer(tmp_path):
 SHARED = {"blocks", "datamodule", "encoding", "keyed", "split", "stream"}
 """Modules of `grok.data` that belong to no regime."""
 OF_REGIMES = {"TwoHopComposition", "KnowledgeGraph", "Hops", "ReferenceJSON", "write_reference_json"}
+SHARED_BY = {
+    "comparison": SHARED | {"attribute_regime", "pool"},
+    "complex_reasoning": SHARED | {"attribute_regime", "attribute_values", "order"},
+    "real_facts": SHARED | {"fact_files", "fact_graph", "fact_regime", "fact_tasks", "knowledge_graph"},
+}
+"""What a regime shares with others of its family."""
 
 
 @pytest.mark.parametrize(
     "path",
     [
-        Path(grok.data.__file__).parent / "modular_arithmetic.py",
+        *(Path(grok.data.__file__).parent / f"{name}.py" for name in ("modular_arithmetic", *SHARED_BY)),
         HERE / "linear_regression.py",
         HERE / "two_token_answer.py",
     ],
@@ -169,7 +175,19 @@ def test_a_regime_imports_no_other_regime(path):
             assert not [alias.name for alias in node.names if alias.name.startswith("grok")]
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("grok"):
             if node.module.startswith("grok.data."):
-                assert node.module.removeprefix("grok.data.") in SHARED
+                assert node.module.removeprefix("grok.data.") in SHARED_BY.get(path.stem, SHARED)
             else:
                 assert node.module in ("grok.data", "grok.errors", "grok.task")
                 assert not {alias.name for alias in node.names} & OF_REGIMES
+
+
+FURTHER = [grok.data.Comparison, grok.data.ComplexReasoning, grok.data.ImplicitReasoning, grok.data.ThreeHopComposition]
+FURTHER += [grok.data.TwoTokenComposition, grok.data.RealFacts, grok.data.SyntheticKnowledge]
+
+
+def test_training_and_the_command_line_know_no_regime_by_name():
+    root = Path(grok.data.__file__).parents[1]
+    for path in [*(root / "training").glob("*.py"), root / "cli.py", root / "lightning_cli.py"]:
+        assert not [one for one in FURTHER if one.__name__ in path.read_text()], path
+    for regime in FURTHER:
+        assert len(Path(sys.modules[regime.__module__].__file__).read_text().splitlines()) <= 200
