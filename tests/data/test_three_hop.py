@@ -100,5 +100,5 @@ def test_what_cannot_be_made_is_refused():
     assert [problem.key for problem in error.value.problems] == ["entities", "out_degree", "ood", "iii", "phi", "batch"]
     with pytest.raises(BadInput, match="do not fit into memory"):
         ThreeHopComposition(entities=100_000)
-    with pytest.raises(BadInput, match=r"phi=60: use at most \d+\.\d+: [\d,]+ compositions of three ID facts can be trained"):
+    with pytest.raises(BadInput, match=r"phi=60: use at most \d+\.\d+: [\d,]+ compositions of three ID facts"):
         ThreeHopComposition(phi=60).setup()
