@@ -135,7 +135,7 @@ def test_pictures_go_to_figures_and_to_tensorboard(grok, tiny_config, tmp_path):
     ]
     assert grok("fit", "--config", tiny_config, *arguments)[0] == 0
     names = {path.name for path in (tmp_path / "seen/figures").iterdir()}
-    pictures = {"accuracy", "circuit", "found", "fact_map_id_atomic"}
+    pictures = {"accuracy", "circuit", "found", "fact_map_id_atomic", "cosine", "probes"}
     pictures |= {"cosine_cohesion_id_atomic", "cosine_alignment_id_atomic"}
     grids = ("lens_mrr_bridge", "tracing_changed", "semantic_success", "immediate_recall_at_1_bridge")
     grids += ("full_run_recall_at_1_bridge", "probes_accuracy_bridge", "attention_mass")

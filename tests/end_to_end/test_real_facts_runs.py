@@ -73,7 +73,10 @@ def test_a_csv_in_words_is_trained_tested_and_predicted_and_the_file_must_stay(g
     status, _, errors = grok("test", run)
     assert status == 2
     assert len(errors.splitlines()) == 1
-    assert errors.startswith(f"error: data.path={str(file)!r}: not the file of the training (SHA-256 ")
+    assert errors.startswith("error: data.path='")  # a long path is cut in its middle
+    assert "facts.csv': not the file of the training (SHA-256 " in errors
+    file.write_text(file.read_text() + "Somebody,country,Elsewhere\n")
+    assert "of other data (has a file of facts changed?)" in grok("test", run)[2]
 
 
 def test_a_broken_file_is_told_in_one_line_before_anything_is_written(grok, configured, tmp_path):
