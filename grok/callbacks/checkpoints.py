@@ -95,7 +95,8 @@ class CheckpointSeries(L.Callback):
 
 
 def _directory(trainer: L.Trainer) -> Path:
-    return Path(trainer.default_root_dir) / "series"
+    # Absolute, as in `LastCheckpoint`: it is written to in the background.
+    return Path(trainer.default_root_dir).absolute() / "series"
 
 
 def _manifest(directory: Path) -> list[dict[str, Any]]:

@@ -92,7 +92,9 @@ class LastCheckpoint(L.Callback):
 
     def _save(self, trainer: L.Trainer) -> None:
         flush_events(trainer.loggers)  # what the checkpoint counts as logged must not be lost with this process
-        directory, step = Path(trainer.default_root_dir), trainer.global_step
+        # Absolute: what is written in the background must not follow the process to another directory (in an ensemble
+        # another run may read its configuration, for which jsonargparse goes to where the file is).
+        directory, step = Path(trainer.default_root_dir).absolute(), trainer.global_step
         partial = directory / ".last.ckpt.partial"
 
         def put_in_place() -> None:

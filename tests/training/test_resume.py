@@ -1,8 +1,10 @@
 """A run that was cut and resumed is the run that was not, to the bit."""
 
+import contextlib
 import json
 import shutil
 import threading
+from pathlib import Path
 
 import lightning as L
 import pytest
@@ -162,6 +164,31 @@ def test_a_checkpoint_holds_the_state_of_its_step_whatever_is_learnt_while_it_is
     saved = torch.load(tmp_path / "previous.ckpt", weights_only=True)
     assert saved["global_step"] == 10
     assert_same({name: saved["state_dict"][name] for name in seen}, seen)
+
+
+def test_what_is_written_in_the_background_does_not_follow_the_process_to_another_directory(tmp_path, monkeypatch):
+    gate, write = threading.Event(), DurableCheckpoints._write
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def slowly(checkpoint, path):
+        assert checkpoint["global_step"] != 10 or gate.wait(20)
+        write(checkpoint, path)
+
+    class Away(L.Callback):
+        """Another run of an ensemble, which reads its configuration."""
+
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            if trainer.global_step == 15:
+                with contextlib.chdir("elsewhere"):
+                    gate.set()
+                    writer(trainer).wait()
+
+    monkeypatch.setattr(DurableCheckpoints, "_write", staticmethod(slowly))
+    watching = (Away(), CheckpointSeries(every=10, powers_of_two=False), LastCheckpoint(10))
+    train(Path("run"), make_module(block=5), *watching, steps=20, plugins=[DurableCheckpoints()])
+    assert torch.load("run/previous.ckpt", weights_only=True)["global_step"] == 10
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 def test_a_checkpoint_is_not_put_in_place_before_the_series_up_to_it(tmp_path, monkeypatch):
