@@ -140,14 +140,15 @@ class RunRecorder(L.Callback):
 
     def _summary(self, trainer: L.Trainer, module: GrokModule) -> dict[str, Any]:
         scores = module.scores or _recorded_scores(trainer)
+        data = cast(RegimeDataModule, cast(Any, trainer).datamodule)
         summary: dict[str, Any] = {
             "step": trainer.global_step,
             "accuracy": {name: score.accuracy for name, score in scores.items()},
             "loss": {name: score.loss for name, score in scores.items()},
             "queries_in_split": {name: score.n for name, score in scores.items()},
-            "sizes": cast(RegimeDataModule, cast(Any, trainer).datamodule).sizes(),
+            "sizes": data.sizes(),
         }
-        stream = cast(RegimeDataModule, cast(Any, trainer).datamodule).generated.train
+        stream = data.generated.train
         if stream.rows is not None:
             summary["steps_per_epoch"] = stream.rows / stream.size
         for callback in cast(Any, trainer).callbacks:
