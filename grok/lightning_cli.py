@@ -70,6 +70,8 @@ CALLBACKS: Mapping[str, type[Callback]] = {
     "attention": watch.AttentionMaps,
     "fourier": watch.Fourier,
     "loops": watch.LoopCounts,
+    "groups": watch.AttentionGroups,
+    "measures": watch.RegimeMeasures,
     "figures": watch.Figures,  # before the record, which marks the run finished last of all
     "record": watch.RunRecorder,
     "last": watch.LastCheckpoint,

@@ -4,7 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Task"]
+__all__ = ["Field", "Task"]
+
+
+@dataclass(frozen=True)
+class Field:
+    """A part of a continuous column, for models whose attention acts on columns as they are (`projections=key_query`).
+
+    Args:
+        name: what it holds (`parent`, `label`), for records and plots.
+        size: number of features.
+        matched: whether queries and keys compare it.
+        head: the attention head that writes it.
+    """
+
+    name: str
+    size: int
+    matched: bool = True
+    head: int = 0
 
 
 @dataclass(frozen=True)
@@ -16,13 +33,27 @@ class Task:
         outputs: width of the read-out: vocabulary rows of a classifier, or predicted values.
         tokens: rows of the token embedding; None if the inputs are continuous columns.
         features: width of a continuous input column; None if the inputs are tokens.
+        fields: the consecutive parts of a column; none means one part, which nobody has named.
+        answer: first feature of the part of a column that is answered, which a fixed read-out gives.
     """
 
     positions: int
     outputs: int
     tokens: int | None = None
     features: int | None = None
+    fields: tuple[Field, ...] = ()
+    answer: int = 0
 
     def __post_init__(self) -> None:
         if (self.tokens is None) == (self.features is None):
             raise ValueError("a task has either tokens or features")
+        if self.fields and sum(field.size for field in self.fields) != self.features:
+            raise ValueError(f"fields {self.fields} for columns of {self.features} features")
+
+    def slices(self) -> dict[str, slice]:
+        """Which features each field takes."""
+        found, first = {}, 0
+        for field in self.fields:
+            found[field.name] = slice(first, first + field.size)
+            first += field.size
+        return found

@@ -17,12 +17,14 @@ from grok.callbacks.figures import Figures
 from grok.callbacks.found import Found
 from grok.callbacks.last import LastCheckpoint
 from grok.callbacks.loop_counts import LoopCounts
+from grok.callbacks.measures import AttentionGroups, RegimeMeasures
 from grok.callbacks.monitor import GrokkingMonitor
 from grok.callbacks.predictions import PredictionWriter
 from grok.callbacks.recorder import RunRecorder
 from grok.callbacks.start import StartFrom
 
 __all__ = [
+    "AttentionGroups",
     "AttentionMaps",
     "CausalTracing",
     "CheckpointSeries",
@@ -39,6 +41,7 @@ __all__ = [
     "LoopCounts",
     "PredictionWriter",
     "Probes",
+    "RegimeMeasures",
     "RunRecorder",
     "SemanticPatching",
     "StartFrom",

@@ -68,6 +68,9 @@ class CircuitCallback(L.Callback):
     kind: str = ""
     """Name of the analysis, as in the configuration and in the record."""
 
+    of_values: bool = False
+    """Whether it makes sense of queries whose answers are values, not tokens."""
+
     def __init__(
         self,
         enabled: bool = False,
@@ -116,7 +119,7 @@ class CircuitCallback(L.Callback):
                 fix = f"no such split, or an empty one; this regime has {', '.join(data.splits)}"
                 insist([Problem(f"{self.kind}.splits", name, fix)])
             split = data.splits[name]
-            if split.targets.is_floating_point():
+            if split.targets.is_floating_point() and not self.of_values:
                 fix = f"the answers of {name} are values, not tokens: use {self.kind}.enabled=false"
                 insist([Problem(f"{self.kind}.enabled", True, fix)])
             try:
@@ -205,9 +208,11 @@ class CircuitCallback(L.Callback):
         tensors: dict[str, Tensor] = {}
         for name, analysis in self.measure(model, data).items():
             rows += [row for grid in analysis.grids for row in grid_rows(step, name, grid)]
-            tensors |= {f"{self.kind}/{name}/{key}": tensor for key, tensor in analysis.tensors.items()}
-            tensors[f"{self.kind}/{name}/inputs"] = self._chosen[name].inputs
-        AnalysisRecord(run).write(step, tensors)
+            if analysis.tensors:
+                kept = {**analysis.tensors, "inputs": self._chosen[name].inputs}
+                tensors |= {f"{self.kind}/{name}/{key}": tensor for key, tensor in kept.items()}
+        if tensors:
+            AnalysisRecord(run).write(step, tensors)
         return rows
 
     # ------------------------------------------------------------------ what it costs

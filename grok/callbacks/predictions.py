@@ -20,7 +20,8 @@ __all__ = ["PredictionWriter"]
 class PredictionWriter(BasePredictionWriter):
     """Writes `predictions.jsonl` in the run directory: one line per query of every split, in order.
 
-    A line holds split, row, input, answer, target (tokens by name, or numbers) and correct.
+    A line holds split, row, input, answer, target (tokens by name, or numbers), and correct where answers are right or
+    wrong.
     """
 
     def __init__(self) -> None:
@@ -55,14 +56,14 @@ class PredictionWriter(BasePredictionWriter):
 
 def _lines(data: RegimeDataModule, split: str, pieces: Sequence[dict[str, torch.Tensor]]) -> Iterator[dict[str, Any]]:
     whole = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
-    exact = not whole["targets"].is_floating_point()
+    correct = whole.pop("correct", None)
 
     def write(row: torch.Tensor) -> list[Any]:
         return data.tokens(row) if not row.is_floating_point() else row.tolist()
 
     for row, (inputs, answer, targets, mask) in enumerate(
-        zip(whole["inputs"], whole["answer"], whole["targets"], whole["mask"], strict=True)
+        zip(*(whole[name] for name in ("inputs", "answer", "targets", "mask")), strict=True)
     ):
         line = {"split": split, "row": row, "input": write(inputs)}
         line |= {"answer": write(answer[mask]), "target": write(targets[mask])}
-        yield line | ({"correct": bool((answer == targets)[mask].all())} if exact else {})
+        yield line | ({} if correct is None else {"correct": bool(correct[row])})

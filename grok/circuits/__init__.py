@@ -16,8 +16,10 @@ from grok.circuits.examples import choose_examples, column, columns
 from grok.circuits.found import Found, found
 from grok.circuits.fourier import Fourier, fourier_analysis
 from grok.circuits.grid import Grid, bootstrap
+from grok.circuits.groups import group_mass, head_roles
 from grok.circuits.lens import Lens, logit_lens
 from grok.circuits.loops import LoopCounts, loop_counts
+from grok.circuits.measures import has_measures, measures
 from grok.circuits.nodes import Edge, Node, nodes_of
 from grok.circuits.patching import Counterfactual, Patched, patch_states
 from grok.circuits.paths import path_patching
@@ -28,6 +30,7 @@ from grok.circuits.search import FoundCircuit, completeness, faithfulness, find_
 from grok.circuits.semantic import full_run_probing, immediate_probing, semantic_pairs, semantic_patching
 from grok.circuits.similarity import CosineLens, FactMap, cosine_distances, cosine_lens, fact_map, mds
 from grok.circuits.tracing import Tracing, causal_tracing
+
 
 __all__ = [
     "Attention",
@@ -69,12 +72,16 @@ __all__ = [
     "found",
     "fourier_analysis",
     "full_run_probing",
+    "group_mass",
+    "has_measures",
+    "head_roles",
     "immediate_probing",
     "known_counterfactuals",
     "linear_probes",
     "logit_lens",
     "loop_counts",
     "mds",
+    "measures",
     "nodes_of",
     "other_queries",
     "patch_states",

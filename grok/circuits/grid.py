@@ -179,6 +179,14 @@ class Grid:
             above_floor=above,
         )
 
+    @classmethod
+    def of_model(cls, name: str, axes: Mapping[str, tuple[str, ...]], values: Tensor) -> Grid:
+        """The grid of statistics of the weights themselves, `values` `[…]`: no interval, no floor, and n = 1."""
+        values = values.detach().float().cpu()
+        unknown = torch.full_like(values, torch.nan)
+        n, above = torch.ones_like(values, dtype=torch.int64), torch.zeros_like(values, dtype=torch.bool)
+        return cls(name, axes, values, unknown, unknown, unknown, n, above)
+
     def __getitem__(self, labels: tuple[str, ...]) -> float:
         """The value of the cell named by one label per axis."""
         index = tuple(axis.index(label) for axis, label in zip(self.axes.values(), labels, strict=True))

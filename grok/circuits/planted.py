@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from grok.circuits.nodes import Node
 from grok.data.facts import AtomicFacts
@@ -222,7 +222,7 @@ class _Builder:
     def _copy(self, step: int, head: int, back: int, read: str, write: str) -> None:
         """Attend to the position `back` places back, or the first one, and copy its subspace `read` into `write`."""
         attention = self._block(step).attn
-        size = attention.qkv.in_features // _HEADS
+        size = attention.width // _HEADS
         query, key, value = attention.qkv.weight.view(3, _HEADS, size, -1)[:, head]  # [K, D] each
         position = self.dims["position"]
         place = torch.arange(len(position))
@@ -230,7 +230,7 @@ class _Builder:
         key[place, position] = 1
         slot = torch.arange(len(self.dims[read])) + (len(self.entities) if read == "relation" else 0)
         value[slot, self.dims[read]] = 1
-        attention.out.weight[self.dims[write], head * size + slot] = 1
+        cast(nn.Linear, attention.out).weight[self.dims[write], head * size + slot] = 1
 
     def _look_up(self, step: int, first: int, reads: Mapping[str, Tensor], tail: Tensor, weight: float) -> None:
         """Neurons from `first` on: the q-th is on where each subspace holds its `reads` `[Q]`, and writes `tail[q]`."""

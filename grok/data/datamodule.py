@@ -101,6 +101,12 @@ class RegimeDataModule(L.LightningDataModule):
         """Accuracies on a split, by name, of rules that need no model; none are known for most regimes."""
         return {}
 
+    def groups(self, split: Split) -> Mapping[str, Tensor]:
+        """Named groups of positions for every query and slot of a split, `[N, A, T]` bool: where a circuit should look
+        from where the slot is read (the fact, the source of a copy), and where not; none for most regimes.
+        """
+        return {}
+
     def sizes(self) -> dict[str, float]:
         """Numbers that the data turned out to have, by name (`effective_phi`), for `summary.json`; none for most."""
         return {}

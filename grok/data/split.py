@@ -1,6 +1,6 @@
 """`Split`, the one data type: queries as tensors, with the ground truth that analysis needs.
 
-Shape legend: N query, T position, F feature, A slot (a supervised position), H hop.
+Shape legend: N query, T position, F feature, A slot (a supervised position), V value of an answer vector, H hop.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-__all__ = ["Split", "concatenate"]
+__all__ = ["Split", "concatenate", "nearest", "snap"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Split:
     Args:
         inputs: tokens `[N, T]` (int64), or continuous columns `[N, T, F]` (float).
         at: `[N, A]` int64, the position at which each slot is read.
-        targets: `[N, A]` int64 token, or float value, that is right in each slot.
+        targets: `[N, A]` int64 token or float value, or `[N, A, V]` float vector, that is right in each slot.
         mask: `[N, A]` bool, False for a slot that this query does not have.
         positions: name of each position (`h`, `r1`, `r2`), for plots and for analysis by name.
         truth: ground truth by name, `[N, …]` each. Multi-hop regimes give `bridge` `[N, H - 1]` (token ids), `facts`
@@ -34,6 +34,8 @@ class Split:
             entries that do not exist are -1.
         position_ids: `[N, T]` explicit position ids; None means 0, 1, 2, …
         labels: token ids an answer can have at all; None means the whole vocabulary.
+        codes: the vectors that each consecutive part of an answer vector can be, `[C_i, V_i]`, sizes adding up to V;
+            such an answer is right if it is nearest to the right code in every part. None: nothing is right or wrong.
     """
 
     inputs: Tensor
@@ -44,6 +46,7 @@ class Split:
     truth: Mapping[str, Tensor] = field(default_factory=dict)
     position_ids: Tensor | None = None
     labels: Tensor | None = None
+    codes: tuple[Tensor, ...] | None = None
 
     def __post_init__(self) -> None:
         rows = {
@@ -58,6 +61,8 @@ class Split:
                 raise ValueError(f"{name} has {len(column)} rows for {len(self)} queries")
         if self.inputs.shape[1] != len(self.positions):
             raise ValueError(f"{self.inputs.shape[1]} positions, but names {self.positions}")
+        if self.codes is not None and sum(code.shape[1] for code in self.codes) != self.targets.shape[2]:
+            raise ValueError(f"codes of {[code.shape[1] for code in self.codes]} values for {self.targets.shape[2]}")
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -89,6 +94,7 @@ class Split:
             truth={name: column.to(device) for name, column in self.truth.items()},
             position_ids=None if self.position_ids is None else self.position_ids.to(device),
             labels=None if self.labels is None else self.labels.to(device),
+            codes=None if self.codes is None else tuple(code.to(device) for code in self.codes),
         )
 
     def chunks(self, size: int, rank: int = 0, world: int = 1) -> Iterator[Split]:
@@ -123,3 +129,18 @@ def concatenate(splits: Sequence[Split]) -> Split:
         truth={},
         position_ids=torch.cat(explicit) if explicit else None,
     )
+
+
+def nearest(vectors: Tensor, codes: Sequence[Tensor]) -> Tensor:
+    """Row of the nearest code of each consecutive part of `vectors` `[…, V]`: `[…, parts]`; see `Split.codes`."""
+    parts = torch.split(vectors, [code.shape[1] for code in codes], -1)
+    # Ties and rounding: |v - c|² without |v|², which is the same for all codes.
+    return torch.stack(
+        [(part @ code.T - code.square().sum(1) / 2).argmax(-1) for part, code in zip(parts, codes, strict=True)], -1
+    )
+
+
+def snap(vectors: Tensor, codes: Sequence[Tensor]) -> Tensor:
+    """The codes that `vectors` `[…, V]` are nearest to, part by part: `[…, V]`."""
+    rows = nearest(vectors, codes)
+    return torch.cat([code[row] for code, row in zip(codes, rows.unbind(-1), strict=True)], -1)

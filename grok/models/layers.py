@@ -60,6 +60,9 @@ class Attention(nn.Module):
         dropout: on the attention pattern.
         rope: rotate queries and keys by position (Su et al. 2021), with base `rope_theta`.
         rope_theta: base of the rotation frequencies.
+        output: whether there is a projection of what the heads have read; without one they write side by side.
+        sees_itself: whether a position attends to itself; the first, which has nothing else, always does.
+        scaled: divide scores by the square root of the head width.
     """
 
     def __init__(
@@ -71,12 +74,19 @@ class Attention(nn.Module):
         dropout: float = 0.0,
         rope: bool = False,
         rope_theta: float = 10_000.0,
+        output: bool = True,
+        sees_itself: bool = True,
+        scaled: bool = True,
     ) -> None:
         super().__init__()
-        self.heads, self.causal, self.dropout = heads, causal, dropout
-        self.qkv = nn.Linear(width, 3 * width, bias=bias)
-        self.out = nn.Linear(width, width, bias=bias)
+        self.width, self.heads, self.causal, self.dropout = width, heads, causal, dropout
+        self.sees_itself, self.scaled = sees_itself, scaled
         self.rope_theta = rope_theta if rope else None
+        self._make_weights(bias, output)
+
+    def _make_weights(self, bias: bool, output: bool) -> None:
+        self.qkv = nn.Linear(self.width, 3 * self.width, bias=bias)
+        self.out = nn.Linear(self.width, self.width, bias=bias) if output else nn.Identity()
 
     def forward(
         self,
@@ -92,13 +102,7 @@ class Attention(nn.Module):
         With `ancestors` `[R, P]` there is one sequence `[1, R, D]` of prefixes (`PrefixTree`), each of which sees its
         own prefixes only.
         """
-        width = x.shape[-1]
-        weight, bias = self.qkv.weight, self.qkv.bias
-        if at is None:
-            query, key, value = self._heads(self.qkv(x)).chunk(3, 2)
-        else:  # queries where they are asked for, keys and values everywhere
-            query = self._heads(F.linear(pick(x, at), weight[:width], None if bias is None else bias[:width]))
-            key, value = self._heads(F.linear(x, weight[width:], None if bias is None else bias[width:])).chunk(2, 2)
+        query, key, value = self._project(x, at)
         before = 0 if memory is None else memory["attn.hook_k"].shape[1]
         place = torch.arange(before, before + x.shape[1], device=x.device)
         if self.rope_theta is not None:
@@ -117,20 +121,41 @@ class Attention(nn.Module):
             asked = ancestors if at is None else ancestors[at[0]]
             query, seen, rows = query.transpose(0, 1), (asked >= 0)[:, None], asked.clamp(min=0).flatten()
             key, value = (part[0].index_select(0, rows).view(*asked.shape, *part.shape[2:]) for part in (key, value))
-        elif self.causal:  # [T, P + T], or [B, A, P + T] for chosen positions
+        elif self.causal or not self.sees_itself:  # [T, P + T], or [B, A, P + T] for chosen positions
             asked = place[:, None] if at is None else before + at[..., None]
-            seen = torch.arange(before + x.shape[1], device=x.device) <= asked
+            seen = self._seen(torch.arange(before + x.shape[1], device=x.device), asked)
         mixed = self._mix(query, key, value, seen, tap)
         if tap is not None:
             mixed = tap("attn.hook_z", mixed)
         if ancestors is not None:
             mixed = mixed.transpose(0, 1)
-        projected: Tensor = self.out(mixed.flatten(2))
-        return projected
+        return self._write(mixed)
+
+    def _project(self, x: Tensor, at: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values `[B, T, H, K]`; queries where they are asked for, keys and values everywhere."""
+        if at is None:
+            query, key, value = self._heads(self.qkv(x)).chunk(3, 2)
+            return query, key, value
+        width, weight, bias = self.width, self.qkv.weight, self.qkv.bias
+        query = self._heads(F.linear(pick(x, at), weight[:width], None if bias is None else bias[:width]))
+        key, value = self._heads(F.linear(x, weight[width:], None if bias is None else bias[width:])).chunk(2, 2)
+        return query, key, value
+
+    def _write(self, mixed: Tensor) -> Tensor:
+        """What the heads have read, `[B, A, H, K]`, as it is written: `[B, A, D]`."""
+        written: Tensor = self.out(mixed.flatten(2))
+        return written
 
     def _heads(self, x: Tensor) -> Tensor:
         """`[B, T, n·D]` to `[B, T, n·H, K]`."""
-        return x.view(*x.shape[:-1], -1, self.out.in_features // self.heads)
+        return x.view(*x.shape[:-1], -1, self.width // self.heads)
+
+    def _seen(self, key: Tensor, asked: Tensor) -> Tensor:
+        """Whether the positions `asked` `[…, 1]` see those of the keys `[T]`: `[…, T]` bool."""
+        if self.sees_itself:
+            return key <= asked
+        others = key < asked if self.causal else key != asked
+        return others | ((key == 0) & (asked == 0))
 
     def _rotate(self, x: Tensor, where: Tensor) -> Tensor:
         """Rotate the two halves of each head `[B, T, H, K]` by angles that grow with the position `where` `[B, T]`."""
@@ -149,8 +174,9 @@ class Attention(nn.Module):
             mask = seen if seen is None or seen.ndim == 2 else seen[:, None]
             drop = self.dropout if self.training else 0.0
             q, k, v = (part.transpose(1, 2) for part in (query, key, value))
-            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=drop).transpose(1, 2)
-        scale = 1 / math.sqrt(query.shape[-1])
+            scale = None if self.scaled else 1.0
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=drop, scale=scale).transpose(1, 2)
+        scale = 1 / math.sqrt(query.shape[-1]) if self.scaled else 1.0
         products = (query[:, :, None] * key[:, None]).sum(-1) if few else torch.einsum("bahk,bthk->bath", query, key)
         scores = products * scale  # [B, A, T, H]
         if seen is not None:

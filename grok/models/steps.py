@@ -189,31 +189,87 @@ class StepModel(nn.Module, ABC):
         return states, memories
 
     @torch.no_grad()
-    def generate(self, prompt: Tensor, length: Tensor, count: int) -> Tensor:
-        """Greedy rollout: `[B, count]` tokens that follow each prompt.
+    def rollout(
+        self, inputs: Tensor, at: Tensor, count: int, following: Callable[[Tensor, int], Tensor], back: int = 0
+    ) -> Tensor:
+        """Answer, write down what follows from the answer, and answer again: outputs `[B, count, V]`.
+
+        Args:
+            inputs: tokens `[B, T]` or columns `[B, T, F]`; whatever stands after `at` is not looked at.
+            at: `[B]`, where the first answer is read.
+            count: answers.
+            following: of the outputs `[B, V]` of answer k, what stands at the next positions, `[B, S]` or `[B, S, F]`:
+                the next answer is read at the last of them. Not asked after the last answer.
+            back: how many positions that were there already `following` writes anew before the next ones, the one whose
+                answer was read among them: 1 for columns that hold a question and, once it is known, its answer.
+
+        Raises:
+            ValueError: if the model is not causal, or its positions do not suffice.
+        """
+        if not self.causal:
+            raise ValueError("only a causal model generates answer by answer")
+        inputs, at = inputs.clone(), at.clone()
+        rows, outputs = torch.arange(len(at), device=at.device), []
+        for k in range(count):
+            outputs.append(self(inputs, at=at[:, None])[:, 0])
+            if k + 1 == count:
+                break
+            at = at - back
+            for written in following(outputs[-1], k).unbind(1):
+                at = at + 1
+                needed = int(at.max()) + 1
+                if needed > self.task.positions:
+                    raise ValueError(f"{needed} positions needed, the model has {self.task.positions}")
+                if needed > inputs.shape[1]:
+                    inputs = torch.cat([inputs, torch.zeros_like(inputs[:, :1])], 1)
+                inputs[rows, at] = written.to(inputs.dtype)
+        return torch.stack(outputs, 1)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompt: Tensor,
+        length: Tensor,
+        count: int,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        seed: int = 0,
+    ) -> Tensor:
+        """`[B, count]` tokens that follow each prompt.
 
         Args:
             prompt: tokens `[B, T]`, left-aligned; whatever stands after a shorter prompt is not looked at.
             length: `[B]` length of each prompt.
             count: tokens to generate.
+            temperature: 0 takes the most likely token; above, tokens are drawn from softmax(logits / temperature).
+            top_k: draw among this many most likely tokens only.
+            seed: fixes what is drawn.
 
         Raises:
             ValueError: if the model is not causal, or prompt and answer exceed its positions.
         """
-        if not self.causal:
-            raise ValueError("only a causal model generates token by token")
         width = max(prompt.shape[1], int(length.max()) + count - 1)
         if width > self.task.positions:
             raise ValueError(f"{width} positions needed, the model has {self.task.positions}")
-        tokens = nn.functional.pad(prompt, (0, width - prompt.shape[1]))
-        place = (length - 1)[:, None]
-        answer = []
-        for _ in range(count):
-            answer.append(self(tokens, at=place).argmax(-1))
-            place = place + 1
-            if len(answer) < count:
-                tokens = tokens.scatter(1, place, answer[-1])
-        return torch.cat(answer, 1)
+        tokens: list[Tensor] = []
+        generator = torch.Generator().manual_seed(seed)  # on the CPU: the same draws on every device
+
+        def choose(logits: Tensor, _: int) -> Tensor:
+            chosen = _drawn(logits, temperature, top_k, generator) if temperature else logits.argmax(-1)
+            tokens.append(chosen)
+            return chosen[:, None]
+
+        logits = self.rollout(prompt, length - 1, count, choose)
+        choose(logits[:, -1], count)
+        return torch.stack(tokens, 1)
+
+
+def _drawn(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator) -> Tensor:
+    """A token `[B]` for every row of `logits` `[B, V]`."""
+    scores = logits.float().cpu() / temperature
+    if top_k is not None and top_k < scores.shape[-1]:
+        scores = scores.masked_fill(scores < scores.topk(top_k).values[:, -1:], -torch.inf)
+    return torch.multinomial(scores.softmax(-1), 1, generator=generator)[:, 0].to(logits.device)
 
 
 def _named(tap: Tap, prefix: str) -> Tap:

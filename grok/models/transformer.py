@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Literal, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from grok.errors import Problem, insist
+from grok.models.columns import ColumnAttention, problems_of_columns
 from grok.models.layers import MLP, Activation, Attention, Norm, SwiGLU, make_norm
 from grok.models.steps import Memory, State, Step, StepModel, Tap, pick
 from grok.task import Task
@@ -25,11 +27,18 @@ MOST_WEIGHTS = 10_000_000_000  # layers × width²; with MLP and attention, twel
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block: attention, then an MLP, each added to the residual stream."""
+    """Pre-norm transformer block: attention, then an MLP, each added to the residual stream, or in the place of it."""
 
-    def __init__(self, attention: Attention, mlp: nn.Module | None, norms: Sequence[nn.Module], dropout: float) -> None:
+    def __init__(
+        self,
+        attention: Attention,
+        mlp: nn.Module | None,
+        norms: Sequence[nn.Module],
+        dropout: float,
+        residual: bool = True,
+    ) -> None:
         super().__init__()
-        self.norm1, self.attn = norms[0], attention
+        self.norm1, self.attn, self.residual = norms[0], attention, residual
         if mlp is not None:
             self.norm2, self.mlp = norms[1], mlp
         self.has_mlp, self.dropout = mlp is not None, dropout
@@ -47,12 +56,16 @@ class Block(nn.Module):
         tapped = tap or _untapped
         x = tapped("hook_resid_pre", x)
         written = tapped("hook_attn_out", self.attn(self.norm1(x), at, position_ids, tap, memory, ancestors))
-        x = (x if at is None else pick(x, at)) + F.dropout(written, self.dropout, self.training)
+        x = self._added(x if at is None else pick(x, at), written)
         if self.has_mlp:
             x = tapped("hook_resid_mid", x)
             written = tapped("hook_mlp_out", self.mlp(self.norm2(x), tap))
-            x = x + F.dropout(written, self.dropout, self.training)
+            x = self._added(x, written)
         return tapped("hook_resid_post", x)
+
+    def _added(self, x: Tensor, written: Tensor) -> Tensor:
+        written = F.dropout(written, self.dropout, self.training)
+        return x + written if self.residual else written
 
 
 def _untapped(_: str, value: Tensor) -> Tensor:
@@ -69,7 +82,7 @@ class LoopedTransformer(StepModel):
 
     Args:
         task: sizes, from the data.
-        width: D, width of the residual stream.
+        width: D, width of the residual stream; None takes that of the columns.
         layers: blocks stored.
         loops: times the stack is run; the depth is `layers · loops`.
         heads: attention heads, a divisor of `width`.
@@ -85,9 +98,17 @@ class LoopedTransformer(StepModel):
         re_embed: between loops add the expected token embedding, softmax(logits / temperature) @ embedding (an
             undocumented option of the code of Wang et al. 2024).
         re_embed_temperature: of that softmax.
-        init_std: standard deviation of the initial weights.
+        init_std: standard deviation of the initial weights; of `identity` what queries and keys are multiplied by.
         init_depth: `stored` counts `layers` in the residual initialisation, as the reference code does even when the
             stack is run twice; `effective` counts `layers · loops`.
+        init: `normal`, all-`zero`, or `identity` for queries, keys and values (needs `projections=no_output`).
+        projections: those that attention has: `all`; `no_output`, queries, keys and values; or `key_query`, one
+            consolidated matrix per head over columns as they are (`ColumnAttention`).
+        sees_itself: whether a position attends to itself.
+        scaled: divide attention scores by the square root of the head width.
+        residual: add what blocks write to the stream; else it replaces the stream.
+        read_in: of columns, `learned`, or `fixed`: they are the stream as they are.
+        read_out: `learned`, or `fixed`: the answered features of the stream (`Task.answer`).
     """
 
     loops: int
@@ -95,7 +116,7 @@ class LoopedTransformer(StepModel):
     def __init__(
         self,
         task: Task,
-        width: int = 768,
+        width: int | None = 768,
         layers: int = 8,
         loops: int = 1,
         heads: int = 12,
@@ -112,29 +133,53 @@ class LoopedTransformer(StepModel):
         re_embed_temperature: float = 1.0,
         init_std: float = 0.02,
         init_depth: Literal["stored", "effective"] = "stored",
+        init: Literal["normal", "zero", "identity"] = "normal",
+        projections: Literal["all", "no_output", "key_query"] = "all",
+        sees_itself: bool = True,
+        scaled: bool = True,
+        residual: bool = True,
+        read_in: Literal["learned", "fixed"] = "learned",
+        read_out: Literal["learned", "fixed"] = "learned",
     ) -> None:
         super().__init__()
-        insist(self.check(width, layers, loops, heads, hidden, positions, dropout, re_embed_temperature))
-        if re_embed and task.tokens is None:
-            insist([Problem("re_embed", True, "needs token inputs; this task has continuous columns")])
+        as_they_are = {"read_in": read_in == "fixed", "read_out": read_out == "fixed"}
+        insist(problems_of_columns(task, width, re_embed, as_they_are, projections, init))
+        width = task.features or 1 if width is None else width
+        insist(self.check(width, layers, loops, heads, hidden, positions, dropout, re_embed_temperature, projections))
         self.task, self.causal, self.loops, self.dropout = task, causal, loops, dropout
-        self.re_embed, self.re_embed_temperature = re_embed, re_embed_temperature
-        self.embedding: nn.Embedding | nn.Linear = (
-            nn.Embedding(task.tokens, width) if task.tokens is not None else nn.Linear(task.features or 0, width)
+        self.re_embed, self.re_embed_temperature, self.sees_itself = re_embed, re_embed_temperature, sees_itself
+        self.embedding: nn.Embedding | nn.Linear | nn.Identity = (
+            nn.Embedding(task.tokens, width)
+            if task.tokens is not None
+            else nn.Identity()
+            if read_in == "fixed"
+            else nn.Linear(task.features or 0, width)
         )
         self.position = nn.Embedding(task.positions, width) if positions == "learned" else None
         self.blocks = nn.ModuleList()
         for _ in range(layers):
-            attention = Attention(width, heads, causal, bias, dropout, rope=positions == "rope")
+            attention = (
+                ColumnAttention(task.fields, heads, causal, sees_itself, scaled)
+                if projections == "key_query"
+                else Attention(
+                    width, heads, causal, bias, dropout, rope=positions == "rope", output=projections == "all",
+                    sees_itself=sees_itself, scaled=scaled,
+                )
+            )  # fmt: skip
             inner = _make_mlp(mlp, width, hidden or 4 * width, activation, bias)
-            self.blocks.append(Block(attention, inner, [make_norm(norm, width) for _ in range(2)], dropout))
+            self.blocks.append(Block(attention, inner, [make_norm(norm, width) for _ in range(2)], dropout, residual))
         self.norm = make_norm(norm, width)
-        self.head = None if tied and task.tokens == task.outputs else nn.Linear(width, task.outputs, bias=False)
-        self._initialise(init_std, layers * (loops if init_depth == "effective" else 1))
+        own = read_out == "learned" and not (tied and task.tokens == task.outputs)
+        self.head = nn.Linear(width, task.outputs, bias=False) if own else None
+        self.answered = slice(task.answer, task.answer + task.outputs) if read_out == "fixed" else None
+        if init == "normal":
+            self._initialise(init_std, layers * (loops if init_depth == "effective" else 1))
+        else:
+            self._initialise_as(init, init_std)
 
     @staticmethod
     def check(
-        width: int = 768,
+        width: int | None = 768,
         layers: int = 8,
         loops: int = 1,
         heads: int = 12,
@@ -142,13 +187,15 @@ class LoopedTransformer(StepModel):
         positions: str = "learned",
         dropout: float = 0.0,
         re_embed_temperature: float = 1.0,
+        projections: str = "all",
     ) -> list[Problem]:
         """Problems with the arguments of the constructor."""
         sizes = {"width": width, "layers": layers, "loops": loops, "heads": heads, "hidden": hidden}
         problems = [
             Problem(name, size, "use 1 or more") for name, size in sizes.items() if size is not None and size < 1
         ]
-        if not problems and width % heads:
+        width = 2 * max(1, heads) if width is None else width  # that of the columns, which is not known here
+        if not problems and width % heads and projections != "key_query":
             problems.append(Problem("heads", heads, f"use a divisor of width={width}"))
         elif not problems and positions == "rope" and width // heads % 2:
             problems.append(Problem("heads", heads, f"rotary positions need an even head width, not {width // heads}"))
@@ -171,10 +218,20 @@ class LoopedTransformer(StepModel):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
+    def _initialise_as(self, kind: str, factor: float) -> None:
+        """All zero; or queries and keys `factor` times the identity, and values the identity."""
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+        for name, parameter in self.named_parameters():
+            if kind == "identity" and name.endswith("qkv.weight"):
+                unit = torch.eye(parameter.shape[1])
+                parameter.data.copy_(torch.cat([factor * unit, factor * unit, unit]))
+
     @property
     def shares_prefixes(self) -> bool:
         """See `StepModel.shares_prefixes`; dropout would be drawn once for all queries that share a prefix."""
-        return self.causal and self.task.tokens is not None and not (self.training and self.dropout)
+        alone = isinstance(self.embedding, nn.Embedding) and self.sees_itself
+        return self.causal and alone and not (self.training and self.dropout)
 
     @property
     def steps(self) -> Sequence[Step]:
@@ -196,7 +253,8 @@ class LoopedTransformer(StepModel):
     ) -> State:
         x = state["resid"]
         if re_embed:
-            x = x + (self.readout(state) / self.re_embed_temperature).softmax(-1) @ self.embedding.weight
+            expected = (self.readout(state) / self.re_embed_temperature).softmax(-1)
+            x = x + expected @ cast(Tensor, self.embedding.weight)
         places, ancestors = state.get("position_ids"), state.get("ancestors")
         return {**state, "resid": block(x, at, places, tap, memory, ancestors)}
 
@@ -211,8 +269,10 @@ class LoopedTransformer(StepModel):
     def readout(self, state: State, norm: bool = True) -> Tensor:
         """See `StepModel.readout`: final norm, then the (tied) read-out."""
         x = self.norm(state["resid"]) if norm else state["resid"]
+        if self.answered is not None:
+            return cast(Tensor, x[..., self.answered])
         weight = self.embedding.weight if self.head is None else self.head.weight
-        return F.linear(x, weight)
+        return F.linear(x, cast(Tensor, weight))
 
 
 def _make_mlp(kind: str, width: int, hidden: int, act: Activation, bias: bool) -> nn.Module | None:

@@ -41,9 +41,8 @@ def closing_lines(directory: Path) -> Iterator[str]:
     yield from circuit_lines(RunRecord(directory))
     yield "Look:"
     yield f"  tensorboard --logdir {directory}"
-    for name in ("accuracy", "circuit"):
-        figure = directory / "figures" / f"{name}.png"
-        if figure.exists():
+    for pattern in ("accuracy", "circuit", "groups_*", "measures_*"):
+        for figure in sorted((directory / "figures").glob(f"{pattern}.png")):
             yield f"  {figure}"
     yield f"  {directory / 'summary.json'}"
 

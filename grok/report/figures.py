@@ -12,6 +12,7 @@ from grok.errors import BadInput
 from grok.records import RunRecord
 from grok.report.cells import Cells, cells_of, nearest, story_grids, title
 from grok.report.loop_counts import loop_curves
+from grok.report.measures import curves_of, group_curves, measure_curves
 from grok.report.phases import phase_curves, phase_panels, phase_steps
 from grok.report.probes import probe_curves
 from grok.report.style import (
@@ -341,6 +342,12 @@ def draw(run: str | Path) -> list[Path]:
         files += fourier_curves(record, directory / "fourier")
     if any(row["name"].startswith("loops/accuracy/") for row in record.rows()):
         files += loop_curves(record, directory / "loops")
+    for kind in ("groups", "measures"):
+        for (name, split), curves in curves_of(record, kind).items():
+            if kind == "groups":
+                files += group_curves(record, curves, split, directory / f"groups_{split}")
+            else:
+                files += measure_curves(record, name, curves, split, directory / f"measures_{name}_{split}")
     if probes := [cells for cells in grids if cells.grid.startswith("probes/")]:
         files += probe_curves([record], [probes], directory / "probes")
     cosine = [cells for name in ("cohesion", "alignment") for cells in grids if cells.grid == f"cosine/{name}"]

@@ -196,7 +196,7 @@ class GrokModule(L.LightningModule):
 
     def _right(self, outputs: Tensor, queries: Split) -> Tensor:
         """`[B]` bool, whether all answers of a query are right."""
-        return (self.objective.correct(outputs, queries.targets) | ~queries.mask).all(1)
+        return (self.objective.correct(outputs, queries.targets, queries.codes) | ~queries.mask).all(1)
 
     def outputs(
         self, net: Callable[..., Tensor], inputs: Tensor, at: Tensor, position_ids: Tensor | None = None
@@ -341,11 +341,14 @@ class GrokModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Make the metrics of each split."""
         if stage != "predict":
-            kinds = ("accuracy", "loss") if self.objective.exact else ("loss",)
             # NaN must show up as NaN, not be left out of the mean
             self.metrics = nn.ModuleList(
-                nn.ModuleDict({kind: MeanMetric(nan_strategy="disable") for kind in kinds}) for _ in self.split_names
+                nn.ModuleDict({kind: MeanMetric(nan_strategy="disable") for kind in self._kinds(split)})
+                for split in self._data.splits.values()
             )
+
+    def _kinds(self, split: Split) -> tuple[str, ...]:
+        return ("accuracy", "loss") if self.objective.exact or split.codes is not None else ("loss",)
 
     def validation_step(self, piece: Piece, _: int, dataloader_idx: int = 0) -> None:
         """Count the right answers of one piece of one split."""
@@ -360,7 +363,7 @@ class GrokModule(L.LightningModule):
             return
         metrics = cast(Mapping[str, MeanMetric], self.metrics[dataloader_idx])
         metrics["loss"].update(self.objective(outputs, queries.targets)[queries.mask])
-        if self.objective.exact:
+        if "accuracy" in metrics:
             metrics["accuracy"].update(self._right(outputs, queries).float())
 
     test_step = validation_step
@@ -386,11 +389,12 @@ class GrokModule(L.LightningModule):
         return Score(values.get("accuracy"), values["loss"], len(self._data.splits[name]))
 
     def predict_step(self, piece: Piece, _: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Answers `[B, A]` (tokens, or values), beside inputs, targets and mask."""
+        """Answers `[B, A]`, or vectors `[B, A, V]`, beside inputs, targets, mask and which queries are `correct`."""
         queries = piece.queries
         outputs = self.outputs(self.evaluated, queries.inputs, queries.at, queries.position_ids)
-        answer = outputs.argmax(-1) if not queries.targets.is_floating_point() else outputs.squeeze(-1)
-        return {"inputs": queries.inputs, "answer": answer, "targets": queries.targets, "mask": queries.mask}
+        answer = outputs.argmax(-1) if not queries.targets.is_floating_point() else outputs.view_as(queries.targets)
+        known = {"inputs": queries.inputs, "answer": answer, "targets": queries.targets, "mask": queries.mask}
+        return known | ({"correct": self._right(outputs, queries)} if "accuracy" in self._kinds(queries) else {})
 
 
 def _noting(net: StepModel, states: list[State]) -> Callable[..., Tensor]:

@@ -6,11 +6,14 @@ Shape legend: B query, A slot, V output (token or value).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from grok.data.split import nearest
 
 __all__ = ["CrossEntropy", "Objective", "SquaredError", "Stablemax"]
 
@@ -23,10 +26,10 @@ class Objective(nn.Module, ABC):
         """Loss `[B, A]` of `outputs` `[B, A, V]` against `targets` `[B, A]`."""
 
     exact: bool = True
-    """Whether an answer is right or wrong; if not, only the loss is reported."""
+    """Whether an answer is a token, right or wrong; values are where the data say which there are (`Split.codes`)."""
 
-    def correct(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """`[B, A]` bool, whether the most likely token is the target."""
+    def correct(self, outputs: Tensor, targets: Tensor, codes: Sequence[Tensor] | None = None) -> Tensor:
+        """`[B, A]` bool, whether the most likely token is the target; of values see `Split.codes`."""
         return outputs.argmax(-1) == targets
 
 
@@ -77,10 +80,17 @@ class Stablemax(Objective):
 
 
 class SquaredError(Objective):
-    """Squared difference, for regimes with one continuous value per slot."""
+    """Squared difference, for regimes with one continuous value, or a vector of them, per slot."""
 
     exact = False
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Loss `[B, A]` of `outputs` `[B, A, 1]` against float `targets` `[B, A]`."""
-        return (outputs.squeeze(-1) - targets).square()
+        """Loss `[B, A]` of `outputs` `[B, A, V]`, summed over V; `targets` `[B, A, V]`, or `[B, A]` where V is 1."""
+        wanted = targets if targets.ndim == outputs.ndim else targets[..., None]
+        return (outputs - wanted).square().sum(-1)
+
+    def correct(self, outputs: Tensor, targets: Tensor, codes: Sequence[Tensor] | None = None) -> Tensor:
+        """See `Objective.correct`: `[B, A]`, whether each part is nearest to the code that the target is nearest to."""
+        if codes is None:
+            raise ValueError("values are neither right nor wrong")
+        return (nearest(outputs, codes) == nearest(targets, codes)).all(-1)

@@ -1,0 +1,69 @@
+"""What the data regime brings for the analysis: groups of positions to attend to, and measures of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from grok.callbacks.circuit import Analysis, CircuitCallback
+from grok.circuits import group_mass, has_measures, measures
+from grok.data import RegimeDataModule, Split
+from grok.errors import Problem, insist
+from grok.models import StepModel
+
+__all__ = ["AttentionGroups", "RegimeMeasures"]
+
+
+class AttentionGroups(CircuitCallback):
+    """Attention mass of every head on the groups of positions that the regime names, see `grok.circuits.group_mass`.
+
+    Args:
+        options: see `CircuitCallback`; `splits` null means the first held-out split, or else the first of all.
+    """
+
+    kind = "groups"
+    of_values = True
+
+    def usual_splits(self, data: RegimeDataModule) -> Sequence[str]:
+        """See `CircuitCallback.usual_splits`."""
+        return _first(data)
+
+    def validate(self, model: StepModel, data: RegimeDataModule, split: Split) -> None:
+        """See `CircuitCallback.validate`."""
+        if not data.groups(split):
+            insist([Problem("enabled", True, f"{type(data).__name__} names no groups of positions: use false")])
+        super().validate(model, data, split.take(slice(0, 2)))
+
+    def analyse(self, model: StepModel, data: RegimeDataModule, name: str, split: Split) -> Analysis:
+        """See `CircuitCallback.analyse`."""
+        return Analysis([group_mass(model, split, data.groups(split), self.batch)])
+
+
+class RegimeMeasures(CircuitCallback):
+    """What the regime itself measures of a model, such as rollouts, see `grok.circuits.measures`.
+
+    Args:
+        options: see `CircuitCallback`; `splits` null means the first held-out split, or else the first of all.
+    """
+
+    kind = "measures"
+    of_values = True
+
+    def usual_splits(self, data: RegimeDataModule) -> Sequence[str]:
+        """See `CircuitCallback.usual_splits`."""
+        return _first(data)
+
+    def validate(self, model: StepModel, data: RegimeDataModule, split: Split) -> None:
+        """See `CircuitCallback.validate`."""
+        if not has_measures(data):
+            insist([Problem("enabled", True, f"{type(data).__name__} has no measures of its own: use false")])
+
+    def analyse(self, model: StepModel, data: RegimeDataModule, name: str, split: Split) -> Analysis:
+        """See `CircuitCallback.analyse`."""
+        found = measures(data, model, name, split, self.batch)
+        return Analysis([replace(grid, name=f"measures/{grid.name}") for grid in found])
+
+
+def _first(data: RegimeDataModule) -> Sequence[str]:
+    held_out = [name for name in data.held_out_splits if name in data.splits]
+    return (held_out or list(data.splits))[:1]
