@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -12,8 +13,11 @@ from torch import Tensor
 
 from grok.errors import BadInput
 from grok.files import write_atomically
+from grok.reading import parse_json
 
 __all__ = ["AnalysisRecord"]
+
+_MOST_NAMES = 20_000
 
 
 class AnalysisRecord:
@@ -58,6 +62,19 @@ class AnalysisRecord:
         before = self.read(step) if self.path(step).exists() else {}
         whole = before | {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         write_atomically(self.path(step), save(dict(sorted(whole.items())), metadata={"step": str(step)}))
+
+    def name_tokens(self, count: int, name: Callable[[int], str]) -> None:
+        """Keep how tokens 0 … `count` - 1 are written, in `analysis/tokens.json`, unless that is there or there are too
+        many (the vocabulary of GPT-2, of which a task uses a few)."""
+        path = self.directory / "tokens.json"
+        if count <= _MOST_NAMES and not path.exists():
+            write_atomically(path, json.dumps([name(token) for token in range(count)], ensure_ascii=False))
+
+    def token_names(self) -> list[str]:
+        """How tokens are written, by their id; none if that was not kept."""
+        path = self.directory / "tokens.json"
+        names: list[str] = parse_json(path.read_bytes()) if path.exists() else []
+        return names
 
     def truncate(self, step: int) -> None:
         """Forget everything after `step`: a resumed run writes it again."""

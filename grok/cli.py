@@ -1,7 +1,7 @@
 """The command line: one `main(argv) -> status`.
 
-`fit`, `validate`, `test` and `predict` are LightningCLI's (`grok.lightning_cli`); `trace`, `verify`, `sweep` and
-`verdict` stand beside.
+`fit`, `validate`, `test` and `predict` are LightningCLI's (`grok.lightning_cli`); `trace`, `verify`, `sweep`,
+`verdict` and `report` stand beside.
 """
 
 from __future__ import annotations
@@ -137,8 +137,14 @@ def _sweep(argv: Sequence[str]) -> int | None:
     return sweep(argv)
 
 
+def _report(argv: Sequence[str]) -> None:
+    from grok.report.page.command import report  # which few sessions need
+
+    report(argv)
+
+
 _COMMANDS: Mapping[str, Callable[[Sequence[str]], int | None]] = {
-    "trace": trace, "verify": _verify, "sweep": _sweep, "verdict": verdict,
+    "trace": trace, "verify": _verify, "sweep": _sweep, "verdict": verdict, "report": _report,
 }  # fmt: skip
 
 

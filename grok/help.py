@@ -12,6 +12,7 @@ HELP_TEXT = """Train small transformers until they grok, and see which circuit t
   grok trace RUN                               run the circuit analyses over its checkpoint series
   grok verify RUN                              check its checkpoints against their SHA-256
   grok sweep plan SWEEP.yaml                   plan many runs; `grok sweep` works them off and collects them
+  grok report RUN … (or SWEEP)                 one page to look at: curves, circuit explorer, configuration
   grok verdict SWEEP                           judge the claims of He et al. 2026 by the runs of a sweep
 
 grok fit --help lists every key of the configuration; --traceback shows where an error came from.

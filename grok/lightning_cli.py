@@ -44,6 +44,7 @@ from grok.errors import BadInput, NotFinite, Problem, insist
 from grok.files import sha256, write_atomically, writer
 from grok.help import HELP_TEXT
 from grok.loading import insist_on_resumable, insist_on_whole, reading
+from grok.provenance import example, provenance
 from grok.records import RunRecord
 from grok.report.closing import closing_lines, score_table
 from grok.stopping import AGAIN
@@ -139,6 +140,7 @@ class GrokCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse `args` alone, whatever started this process; a mistake is told by its key."""
+        self.argv: list[str] = list(args)
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as error:
@@ -295,6 +297,7 @@ class GrokCLI(LightningCLI):
             for line in damaged:
                 say(f"{line}; going on from {resumed}")
             say(f"{'Resuming' if resumed else 'Training'} in {self.run_dir}; {_describe(self)}")
+            self._note_start(resumed)
             with reading(resumed or checkpoint):
                 self.trainer.fit(**{**kwargs, "ckpt_path": resumed or checkpoint, **_PLAIN_DATA})
         except NotFinite as error:
@@ -303,6 +306,14 @@ class GrokCLI(LightningCLI):
             raise self._with_remedy(error) from error
         finally:
             recorder.release()
+
+    def _note_start(self, resumed: Path | None) -> None:
+        """Keep where this run comes from, and how its data look."""
+        if self.trainer.is_global_zero:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            known = provenance(self.argv, self.trainer.strategy.root_device)
+            known |= {"resumed": None if resumed is None else resumed.name, "example": example(self.datamodule)}
+            RunRecord(self.run_dir).append_start(known)
 
     def _with_remedy(self, error: NotFinite) -> NotFinite:
         """Tell where the batch of a step that was not finite is found, what is saved, and what helps."""

@@ -53,6 +53,20 @@ class RunRecord:
             file.flush()
             os.fsync(file.fileno())
 
+    def append_start(self, start: Mapping[str, Any]) -> None:
+        """Add a line to `starts.jsonl`: where the run was started, or went on, see `grok.provenance`."""
+        with (self.directory / "starts.jsonl").open("a") as file:
+            file.write(json.dumps(start) + "\n")
+
+    def starts(self) -> list[dict[str, Any]]:
+        """All starts in order; none of a run of an earlier version."""
+        path = self.directory / "starts.jsonl"
+        found = []
+        for line in read_text(path).splitlines() if path.exists() else []:
+            with suppress(ValueError):  # a crash has torn it
+                found.append(parse_json(line))
+        return found
+
     def has_begun(self) -> bool:
         """Whether there is more in the directory than a start that was cut short before its first checkpoint."""
         if any((self.directory / name).exists() for name in ("last.ckpt", "previous.ckpt")):

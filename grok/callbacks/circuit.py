@@ -213,6 +213,7 @@ class CircuitCallback(L.Callback):
                 tensors |= {f"{self.kind}/{name}/{key}": tensor for key, tensor in kept.items()}
         if tensors:
             AnalysisRecord(run).write(step, tensors)
+            AnalysisRecord(run).name_tokens(data.task.tokens or 0, data.token_name)
         return rows
 
     # ------------------------------------------------------------------ what it costs

@@ -12,6 +12,7 @@ from grok.circuits import (
     Counterfactual,
     attention_patterns,
     causal_tracing,
+    column,
     columns,
     cosine_lens,
     counterfactuals_for,
@@ -71,6 +72,7 @@ class LogitLens(CircuitCallback):
         grids = [lens.grid(column, measure) for column in lens.columns for measure in self.measures]
         tensors = {f"{column}/rank": lens.readings[column].rank for column in lens.columns}
         tensors |= {f"{column}/probability": lens.readings[column].probability for column in lens.columns}
+        tensors |= {f"{name}/token": column(split, name) for name in lens.columns}
         return Analysis(grids, {**tensors, "top": lens.readings[lens.columns[0]].top})
 
 
@@ -136,6 +138,7 @@ class CausalTracing(CircuitCallback):
                 "top": patched.top[..., 0],
                 "clean_rank": tracing.outcome.clean.rank[:, 0, 0],
                 "exists": tracing.exists,
+                "changed": tracing.examples("changed").half(),
                 "counterfactuals": torch.stack([one.inputs for one in counterfactuals], 1),
             },
         )

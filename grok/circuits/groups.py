@@ -52,6 +52,8 @@ def group_mass(model: StepModel, split: Split, groups: Mapping[str, Tensor], bat
         looks = looks.gather(2, at[:, None, :, None].expand(-1, looks.shape[1], -1, positions))
         place = torch.arange(positions)
         seen = (place <= at[..., None]) if attention.causal else torch.ones_like(place <= at[..., None])
+        if not getattr(model, "sees_itself", True):  # but the first position, which has nothing else
+            seen = seen & ((place != at[..., None]) | (at[..., None] == 0))
         uniform = seen / seen.sum(-1, keepdim=True)
         masses.append(_mean_over_slots(torch.einsum("nhat,nagt->nhag", looks, inside), inside))
         floors.append(_mean_over_slots(torch.einsum("nat,nagt->nag", uniform, inside)[:, None], inside))

@@ -1,0 +1,115 @@
+"""Where a run comes from: the command, the versions, the machine and the commit, one line for every start."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import grok
+from grok.configuration import config_files, insist_on_mapping
+from grok.data import RegimeDataModule
+
+__all__ = ["example", "overrides", "provenance"]
+
+PACKAGES = ("torch", "lightning", "torchmetrics", "jsonargparse", "numpy")
+
+
+def provenance(argv: Sequence[str], device: torch.device) -> dict[str, Any]:
+    """What is needed to do a run again: plain data, by name.
+
+    Args:
+        argv: arguments of `grok`.
+        device: that trains.
+    """
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(["grok", *argv]),
+        "presets": [str(file) for file in config_files(argv)],
+        "overrides": overrides(argv),
+        "directory": str(Path.cwd()),
+        "grok": grok.__version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {_processor()}",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def overrides(argv: Sequence[str]) -> list[dict[str, Any]]:
+    """What the command line sets otherwise than the configuration files that it names: key, value, value before."""
+    presets = [insist_on_mapping(file) for file in config_files(argv)]
+    pairs = [word.split("=", 1) if "=" in word else [word, *argv[i + 1 : i + 2]] for i, word in enumerate(argv)]
+    given = {pair[0][2:]: pair[1] for pair in pairs if pair[0].startswith("--") and len(pair) == 2}
+    kept = {key: value for key, value in given.items() if key not in ("config", "run_dir", "fresh")}
+    return [{"key": key, "value": value, "preset": _value(presets, key)} for key, value in kept.items()]
+
+
+def _value(presets: Sequence[Mapping[str, Any]], key: str) -> Any:
+    """Of a dotted key, whose `init_args` may be left out, in the last preset that has it; None if none has."""
+    for preset in reversed(presets):
+        found: Any = preset
+        for part in key.split("."):
+            inner = found.get("init_args") if isinstance(found, Mapping) and part not in found else None
+            found = (inner if isinstance(inner, Mapping) else found).get(part) if isinstance(found, Mapping) else None
+        if found is not None:
+            return found
+    return None
+
+
+def example(data: RegimeDataModule) -> dict[str, Any]:
+    """One evaluation query, written: split, positions, what stands there, and what is right; of columns the numbers."""
+    name = next((one for one in data.held_out_splits if one in data.splits), next(iter(data.splits)))
+    split = data.splits[name]
+    shown, right = split.inputs[0], split.targets[0][split.mask[0]]
+    written = [
+        data.tokens(row) if not row.is_floating_point() else [[round(x, 3) for x in one] for one in _rows(row)]
+        for row in (shown, right)
+    ]
+    return {"split": name, "positions": list(split.positions), "query": written[0], "answer": written[1]}
+
+
+def _rows(values: torch.Tensor) -> list[list[float]]:
+    table: list[list[float]] = values.reshape(len(values), -1).tolist()
+    return table
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "CPU")
+
+
+def _commit() -> str | None:
+    """Commit of the package where it runs from a git checkout, with `-dirty` if a tracked file has changed."""
+    here = Path(grok.__file__).parent
+    told = _git(here, "ls-files", "__init__.py") and _git(here, "describe", "--always", "--dirty", "--abbrev=40")
+    return told or None
+
+
+def _git(directory: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", "-C", str(directory), *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

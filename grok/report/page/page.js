@@ -1,0 +1,186 @@
+"use strict";
+/* Charts, sortable tables and the circuit explorer; plain scripts over the data that stands in the page. */
+
+const data = id => JSON.parse(document.getElementById(id).textContent);
+
+// ------------------------------------------------------------------ charts
+for (const [name, figure] of Object.entries(data("charts"))) {
+  const place = document.getElementById("chart-" + name);
+  if (place) Plotly.newPlot(place, figure.data, figure.layout, { responsive: true, displaylogo: false });
+}
+
+// ------------------------------------------------------------------ tables
+function sortValue(text) {
+  const number = parseFloat(text.replace(/,/g, ""));
+  return text.trim() === "–" || text.trim() === "" ? Infinity : Number.isNaN(number) ? text.trim() : number;
+}
+function compare(a, b) {
+  if (typeof a === typeof b) return a < b ? -1 : a > b ? 1 : 0;
+  return typeof a === "number" ? -1 : 1;
+}
+for (const table of document.querySelectorAll("table.sortable")) {
+  table.querySelectorAll("thead th").forEach((head, column) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...head.childNodes);
+    head.append(button);
+    button.addEventListener("click", () => {
+      const down = head.getAttribute("aria-sort") === "ascending";
+      table.querySelectorAll("th").forEach(one => one.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", down ? "descending" : "ascending");
+      const rows = [...table.tBodies[0].rows];
+      rows.sort((x, y) => compare(sortValue(x.cells[column].textContent), sortValue(y.cells[column].textContent)));
+      if (down) rows.reverse();
+      table.tBodies[0].append(...rows);
+    });
+  });
+}
+
+// ------------------------------------------------------------------ circuit explorer
+const NONE = { uint8: 255, uint16: 65535 };
+function unpack(packed) {
+  const bytes = Uint8Array.from(atob(packed.data), one => one.charCodeAt(0));
+  const values = packed.type === "uint16" ? new Uint16Array(bytes.buffer) : bytes;
+  const shape = packed.shape;
+  return {
+    shape,
+    at(...index) {
+      let place = 0;
+      index[0] = packed.of?.[index[0]] ?? index[0];
+      for (let axis = 0; axis < shape.length; axis++) place = place * shape[axis] + (index[axis] ?? 0);
+      return values[place] === NONE[packed.type] ? null : values[place];
+    },
+  };
+}
+const CIVIDIS = [[0, 32, 77], [65, 77, 107], [124, 123, 120], [188, 175, 111], [255, 234, 70]];
+function colour(share) {
+  const place = Math.max(0, Math.min(1, share)) * (CIVIDIS.length - 1), low = Math.min(CIVIDIS.length - 2, Math.floor(place));
+  const mixed = CIVIDIS[low].map((one, i) => Math.round(one + (CIVIDIS[low + 1][i] - one) * (place - low)));
+  return { background: `rgb(${mixed})`, ink: mixed[0] * .3 + mixed[1] * .6 + mixed[2] * .1 > 120 ? "#000" : "#fff" };
+}
+const make = (tag, properties, ...children) => {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+};
+
+class Explorer {
+  constructor(place, told) {
+    this.told = told;
+    this.arrays = Object.fromEntries(Object.entries(told.arrays).map(([name, one]) => [name, unpack(one)]));
+    this.chosen = [told.states.length - 1, told.positions.length - 1];
+    const id = "explorer-" + told.split;
+    this.slider = make("input", { type: "range", min: 0, max: told.steps.length - 1, value: told.steps.length - 1, step: 1, id: id + "-step" });
+    this.shown = make("output", {});
+    this.query = make("select", { id: id + "-query" }, make("option", { value: -1, textContent: "all queries (means)" }),
+      ...told.queries.slice(0, told.count).map((tokens, i) => make("option", { value: i, textContent: `${i + 1}: ${tokens.map(t => this.token(t)).join(" ")}` })));
+    this.measure = make("select", { id: id + "-measure" },
+      ...told.measures.map((one, i) => make("option", { value: i, textContent: one.title })));
+    this.table = make("table", { className: "grid" });
+    this.side = make("div", { className: "heads" });
+    this.note = make("p", { className: "legend" });
+    place.append(
+      make("div", { className: "controls" },
+        make("label", { htmlFor: this.slider.id }, "checkpoint ", this.slider, this.shown),
+        make("label", { htmlFor: this.query.id }, "query ", this.query),
+        make("label", { htmlFor: this.measure.id }, "colour ", this.measure)),
+      make("div", { className: "panes" }, make("div", { className: "scroll" }, this.table), this.side), this.note);
+    for (const control of [this.slider, this.query, this.measure])
+      for (const event of ["input", "change"]) control.addEventListener(event, () => this.draw());
+    this.build();
+    this.draw();
+  }
+  token(id) { return this.told.tokens[id] ?? String(id); }
+  build() {
+    const { states, positions } = this.told;
+    this.table.append(make("tr", {}, make("th", {}), ...positions.map(one => make("th", { scope: "col", textContent: one }))));
+    this.cells = states.map(() => []);
+    for (let s = states.length - 1; s >= 0; s--) {
+      const row = make("tr", {}, make("th", { scope: "row", textContent: states[s] }));
+      positions.forEach((_, p) => {
+        const cell = make("td", { className: "cell", tabIndex: 0 });
+        for (const event of ["mouseenter", "focus"]) cell.addEventListener(event, () => { this.chosen = [s, p]; this.attention(); });
+        this.cells[s].push(cell);
+        row.append(cell);
+      });
+      this.table.append(row);
+    }
+  }
+  mean(measure, step, state, position, key = "values") {
+    const row = measure.rows.indexOf(this.told.states[state]), column = measure.columns.indexOf(this.told.positions[position]);
+    return row < 0 || column < 0 ? null : measure[key][step][row][column];
+  }
+  draw() {
+    const step = +this.slider.value, query = +this.query.value, measure = this.told.measures[+this.measure.value];
+    this.shown.textContent = `step ${this.told.steps[step].toLocaleString("en")}`;
+    this.slider.setAttribute("aria-valuetext", this.shown.textContent);
+    this.told.states.forEach((_, s) => this.told.positions.forEach((_, p) => this.fill(this.cells[s][p], step, query, measure, s, p)));
+    const n = query < 0 ? `Means over ${measure.n} queries, floor in brackets. ` : "";
+    this.note.replaceChildren(n, make("b", { textContent: "bridge", style: "border-color:#e69f00" }), " or ",
+      make("b", { textContent: "answer", style: "border-color:#009e73" }), " on top of the lens.");
+    this.attention();
+  }
+  fill(cell, step, query, measure, s, p) {
+    let share = this.mean(measure, step, s, p), lines = [], kind = "";
+    if (query < 0) {
+      const floor = this.mean(measure, step, s, p, "floors");
+      if (share !== null) lines = [share.toFixed(2) + (floor === null ? "" : ` (${floor.toFixed(2)})`)];
+    } else {
+      ({ share, lines, kind } = this.single(step, query, measure, s, p));
+    }
+    const look = share === null ? { background: "transparent", ink: "inherit" } : colour(share);
+    cell.className = "cell " + kind;
+    cell.style.background = look.background;
+    cell.style.color = look.ink;
+    cell.replaceChildren(...lines.map((line, i) => i ? make("small", { textContent: line }) : line));
+  }
+  single(step, query, measure, s, p) {
+    const top = this.arrays["lens/top"], lines = [], ranks = {};
+    for (const column of this.told.columns) {
+      const rank = this.arrays[`lens/${column}/rank`]?.at(step, query, s, p, 0);
+      if (rank !== null && rank !== undefined) ranks[column] = rank;
+    }
+    if (top) lines.push([...Array(top.shape[4]).keys()].map(k => this.token(top.at(step, query, s, p, k))).join(" "));
+    const told = Object.entries(ranks).filter(([c]) => /^(bridge|answer)/.test(c)).map(([c, r]) => `${c} ${r + 1}.`);
+    if (told.length) lines.push(told.join(", "));
+    const changed = this.arrays["tracing/changed"]?.at(step, query, s, p);
+    if (changed !== null && changed !== undefined) lines.push(changed ? "decides the answer" : "does not decide");
+    const [kindOf, , column] = measure.name.split("/");
+    let share = null;
+    if (kindOf === "lens") share = column in ranks ? 1 / (ranks[column] + 1) : null;
+    else if (changed !== null && changed !== undefined) share = changed / 200;
+    const kind = ranks.answer === 0 ? "answer" : Object.entries(ranks).some(([c, r]) => c.startsWith("bridge") && r === 0) ? "bridge" : "";
+    return { share, lines, kind };
+  }
+  attention() {
+    const patterns = this.arrays["attention/patterns"], [state, position] = this.chosen;
+    this.cells.flat().forEach(cell => cell.classList.remove("chosen"));
+    this.cells[state][position].classList.add("chosen");
+    if (!patterns) return this.side.replaceChildren();
+    const step = +this.slider.value, query = +this.query.value, [, count, attentions, heads, , keys] = patterns.shape;
+    const index = Math.max(0, Math.min(attentions - 1, state - 1));  // S[i] is written by step i - 1
+    this.side.replaceChildren(...[...Array(heads).keys()].map(head => {
+      const name = this.told.heads[index * heads + head] ?? `${index}.head${head}`;
+      const weights = [...Array(keys).keys()].map(key => {
+        if (query >= 0) return (patterns.at(step, query, index, head, position, key) ?? 0) / 200;
+        let sum = 0;
+        for (let n = 0; n < count; n++) sum += patterns.at(step, n, index, head, position, key) ?? 0;
+        return sum / count / 200;
+      });
+      const names = this.told.positions.slice(0, keys);
+      return make("table", {}, make("caption", { textContent: `${name} from ${this.told.positions[position]}` }),
+        make("tr", {}, ...names.map(one => make("th", { textContent: one }))),
+        make("tr", {}, ...weights.slice(0, names.length).map(weight => {
+          const look = colour(weight), cell = make("td", { textContent: weight.toFixed(2) });
+          cell.style.background = look.background;
+          cell.style.color = look.ink;
+          return cell;
+        })));
+    }));
+  }
+}
+for (const told of data("explorers")) {
+  const place = document.getElementById("explorer-" + told.split);
+  if (place) (window.grokExplorers ??= []).push(new Explorer(place, told));
+}
+document.documentElement.dataset.ready = "true";
