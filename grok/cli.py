@@ -1,7 +1,7 @@
 """The command line: one `main(argv) -> status`.
 
 `fit`, `validate`, `test` and `predict` are LightningCLI's (`grok.lightning_cli`); `trace`, `verify`, `sweep`,
-`verdict` and `report` stand beside.
+`verdict`, `report`, `export` and `import` stand beside.
 """
 
 from __future__ import annotations
@@ -143,8 +143,21 @@ def _report(argv: Sequence[str]) -> None:
     report(argv)
 
 
+def _export(argv: Sequence[str]) -> None:
+    from grok.exchange import export
+
+    export(argv)
+
+
+def _import(argv: Sequence[str]) -> None:
+    from grok.exchange import import_
+
+    import_(argv)
+
+
 _COMMANDS: Mapping[str, Callable[[Sequence[str]], int | None]] = {
     "trace": trace, "verify": _verify, "sweep": _sweep, "verdict": verdict, "report": _report,
+    "export": _export, "import": _import,
 }  # fmt: skip
 
 

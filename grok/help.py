@@ -13,6 +13,8 @@ HELP_TEXT = """Train small transformers until they grok, and see which circuit t
   grok verify RUN                              check its checkpoints against their SHA-256
   grok sweep plan SWEEP.yaml                   plan many runs; `grok sweep` works them off and collects them
   grok report RUN … (or SWEEP)                 one page to look at: curves, circuit explorer, configuration
+  grok export RUN DIRECTORY                    its weights for other programs, Hugging Face's among them
+  grok import CHECKPOINT RUN --config CONFIG   weights of a GPT-2 or a TRM, as a run that can be examined
   grok verdict SWEEP                           judge the claims of He et al. 2026 by the runs of a sweep
 
 grok fit --help lists every key of the configuration; --traceback shows where an error came from.

@@ -178,6 +178,23 @@ class StepModel(nn.Module, ABC):
             states.append(self.run(states[-1], index, index + 1))
         return states
 
+    @torch.no_grad()
+    def run_with_cache(self, inputs: Tensor, position_ids: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits or values `[B, T, V]`, and what was seen at every hook point, by the names of TransformerLens.
+
+        `blocks.{i}.attn.hook_pattern`, `blocks.{i}.hook_resid_post`, …, where i counts *applications* of blocks: of a
+        stack of two blocks that is run twice, 0 to 3. Steps of several blocks have names of their own,
+        `steps.{i}.blocks.{j}.…`.
+        """
+        seen: dict[str, Tensor] = {}
+
+        def keep(name: str, value: Tensor) -> Tensor:
+            _, index, rest = name.split(".", 2)
+            seen[name if rest.startswith("blocks.") else f"blocks.{index}.{rest}"] = value
+            return value
+
+        return self(inputs, position_ids=position_ids, tap=keep), seen
+
     def remembered(self, inputs: Tensor, position_ids: Tensor | None = None) -> tuple[list[State], list[Memory]]:
         """S[0] … S[n] as in `states`, and the memory of every step, over all positions."""
         states = [self.embed(inputs, position_ids)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -148,6 +148,7 @@ class LoopedTransformer(StepModel):
         insist(self.check(width, layers, loops, heads, hidden, positions, dropout, re_embed_temperature, projections))
         self.task, self.causal, self.loops, self.dropout = task, causal, loops, dropout
         self.re_embed, self.re_embed_temperature, self.sees_itself = re_embed, re_embed_temperature, sees_itself
+        self.activation, self.bias = activation, bias
         self.embedding: nn.Embedding | nn.Linear | nn.Identity = (
             nn.Embedding(task.tokens, width)
             if task.tokens is not None
@@ -226,6 +227,20 @@ class LoopedTransformer(StepModel):
             if kind == "identity" and name.endswith("qkv.weight"):
                 unit = torch.eye(parameter.shape[1])
                 parameter.data.copy_(torch.cat([factor * unit, factor * unit, unit]))
+
+    def unlike_gpt2(self) -> list[tuple[str, Any, str]]:
+        """Options, as key, value and what GPT-2 has, by which this is another architecture than GPT-2."""
+        block = cast(Block, self.blocks[0])
+        has: dict[str, tuple[Any, Any]] = {
+            "loops": (self.loops, 1), "causal": (self.causal, True), "tied": (self.head is None, True),
+            "norm": (type(self.norm).__name__, "LayerNorm"), "re_embed": (self.re_embed, False),
+            "positions": ("none" if self.position is None else "learned", "learned"),
+            "mlp": (type(getattr(block, "mlp", None)).__name__, "MLP"),
+            "activation": (self.activation, "gelu_tanh"), "bias": (self.bias, True), "residual": (block.residual, True),
+            "projections": (type(block.attn).__name__, "Attention"), "scaled": (block.attn.scaled, True),
+            "sees_itself": (self.sees_itself, True), "read_out": (self.answered, None),
+        }  # fmt: skip
+        return [(key, value, f"GPT-2 has {wanted}") for key, (value, wanted) in has.items() if value != wanted]
 
     @property
     def shares_prefixes(self) -> bool:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from released import ours, transposed
 from safetensors import safe_open
 
 from grok.circuits import Counterfactual, causal_tracing, composition_counterfactuals, logit_lens
 from grok.data import ReferenceJSON
 from grok.models import LoopedTransformer
+from grok.models.exchange import from_gpt2
 from grok.task import Task
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -25,7 +25,7 @@ def model():
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     task = Task(positions=config["n_positions"], outputs=config["vocab_size"], tokens=config["vocab_size"])
     net = LoopedTransformer(task, width=config["n_embd"], layers=config["n_layer"], heads=config["n_head"])
-    net.load_state_dict({ours(n.removeprefix("weights.")): transposed(n, w) for n, w in weights.items()})
+    net.load_state_dict(from_gpt2({name.removeprefix("weights."): weight for name, weight in weights.items()}))
     return net.eval()
 
 

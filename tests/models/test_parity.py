@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from released import ours, transposed
 from safetensors import safe_open
 
 from grok.models import LoopedTransformer
+from grok.models.exchange import from_gpt2
 from grok.task import Task
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -35,7 +35,7 @@ def model(released):
         loops=2 if config["add_recurrence"] else 1,
     )  # fmt: skip
     weights = {name.removeprefix("weights."): w for name, w in tensors.items() if name.startswith("weights.")}
-    net.load_state_dict({ours(name): transposed(name, weight) for name, weight in weights.items()})
+    net.load_state_dict(from_gpt2(weights))
     return net
 
 
@@ -54,7 +54,7 @@ def test_hidden_states_logits_loss_and_gradients_equal_the_released_code(release
     assert distance(loss, tensors["loss"]) < 1e-5
 
     loss.backward()
-    gradients = {ours(n.removeprefix("grad.")): transposed(n, g) for n, g in tensors.items() if n.startswith("grad.")}
+    gradients = from_gpt2({n.removeprefix("grad."): g for n, g in tensors.items() if n.startswith("grad.")})
     assert gradients.keys() == dict(model.named_parameters()).keys()
     for name, parameter in model.named_parameters():
         assert distance(parameter.grad, gradients[name]) < 1e-5, name

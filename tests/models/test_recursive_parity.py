@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from released import behind, recursive
 from safetensors import safe_open
 
 from grok.data import Batch, Split
 from grok.models import RecursiveTransformer
+from grok.models.exchange import from_recursive
 from grok.task import Task
 from grok.training import GrokModule, Stablemax
 
@@ -52,8 +52,7 @@ def module(released):
     module = GrokModule(task, net, objective=Stablemax(), reduction="queries")
     weights = {name.removeprefix("weights."): w for name, w in tensors.items() if name.startswith("weights.")}
     module.net.vectors = weights.pop("inner.puzzle_emb.weights")[tensors["puzzle_identifiers"]]
-    weights = {recursive(name): behind(name, weight) for name, weight in weights.items()}
-    module.net.load_state_dict({**weights, "prefix": torch.zeros(config["hidden_size"])})
+    module.net.load_state_dict({**from_recursive(weights), "prefix": torch.zeros(config["hidden_size"])})
     return module
 
 
@@ -95,8 +94,7 @@ def test_losses_and_gradients_equal_the_released_code(released, module, read_out
     assert distance(module.loss(batch) * queries, tensors["lm_loss"][0] + tensors["q_halt_loss"][0]) < 1e-5
 
     (loss * queries).backward()
-    gradients = {n.removeprefix("grad."): g for n, g in tensors.items() if n.startswith("grad.")}
-    gradients = {recursive(name): behind(name, gradient) for name, gradient in gradients.items()}
+    gradients = from_recursive({n.removeprefix("grad."): g for n, g in tensors.items() if n.startswith("grad.")})
     learnt = dict(module.net.named_parameters())
     assert gradients.keys() == learnt.keys() - {"prefix"}
     for name, gradient in gradients.items():
