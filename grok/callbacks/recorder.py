@@ -10,6 +10,7 @@ from typing import IO, Any, cast
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from grok.analyses import AnalysisRecord
@@ -17,7 +18,7 @@ from grok.data import RegimeDataModule
 from grok.errors import BadInput
 from grok.files import lock, writer
 from grok.records import Row, RunRecord, wilson
-from grok.report.tensorboard import flush_events, truncate_events
+from grok.report.tensorboard import conclude, describe, flush_events, truncate_events
 from grok.training import FullySharded, GrokModule, Score
 
 __all__ = ["RunRecorder"]
@@ -70,6 +71,8 @@ class RunRecorder(L.Callback):
         self._has_baselines = any(row["name"].startswith("baseline/") for row in recorded)
         if isinstance(trainer.strategy, FullySharded):
             self.norms = False  # would keep the whole model on every device
+        if trainer.is_global_zero and _has_tensorboard(trainer):
+            describe(trainer.default_root_dir)
         matrices = _matrices(cast(GrokModule, pl_module)) if self.norms else {}
         self._previous = {name: self._previous.get(name, weight).to(weight.device) for name, weight in matrices.items()}
 
@@ -113,7 +116,10 @@ class RunRecorder(L.Callback):
             record = RunRecord(trainer.default_root_dir)
             # A process stopped between its last checkpoint and here has left a summary that lacks this mark only.
             summary = None if module.scores else record.summary()
-            record.write_summary({**(summary or self._summary(trainer, module)), "finished": True})
+            summary = summary or self._summary(trainer, module)
+            if _has_tensorboard(trainer):
+                conclude(trainer.default_root_dir, summary)
+            record.write_summary({**summary, "finished": True})
         self.release()
 
     def on_exception(self, trainer: L.Trainer, *_: Any) -> None:
@@ -179,6 +185,10 @@ class RunRecorder(L.Callback):
         return norms
 
 
+def _has_tensorboard(trainer: L.Trainer) -> bool:
+    return any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers)
+
+
 def _recorded_scores(trainer: L.Trainer) -> dict[str, Score]:
     """The last evaluation as it was recorded, for a run whose summary somebody has removed."""
     rows = [row for row in RunRecord(trainer.default_root_dir).rows() if row["split"] is not None]
@@ -207,7 +217,7 @@ def _out_of_time(trainer: L.Trainer) -> bool:
 
 def _matrices(module: GrokModule) -> dict[str, Tensor]:
     with torch.no_grad():
-        return {name: weight.detach().clone() for name, weight in module.net.named_parameters() if weight.ndim == 2}
+        return {name: weight.detach().clone() for name, weight in module.net.named_parameters() if weight.ndim >= 2}
 
 
 def _row(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from grok.files import replace
+from grok.reading import read_yaml
 from grok.records import Row, RunRecord
 
-__all__ = ["flush_events", "read_scalars", "to_tensorboard", "truncate_events"]
+__all__ = ["conclude", "describe", "flush_events", "read_scalars", "to_tensorboard", "truncate_events"]
 
 
 def to_tensorboard(run: str | Path, rows: Sequence[Row] = (), pictures: Sequence[Path] = ()) -> None:
@@ -26,12 +28,9 @@ def to_tensorboard(run: str | Path, rows: Sequence[Row] = (), pictures: Sequence
         return
     from torch.utils.tensorboard import SummaryWriter
 
-    if pictures:
-        for before in directory.glob("events*.figures"):
-            before.unlink()
-    suffix = ".figures" if pictures else ".analysis"
     last = (RunRecord(run).summary() or {}).get("step", 0)
-    with SummaryWriter(str(directory), filename_suffix=suffix) as writer:
+    opened = _anew(run, ".figures") if pictures else SummaryWriter(str(directory), filename_suffix=".analysis")
+    with opened as writer:
         for row in rows:
             writer.add_scalar(f"{row['name']}/{row['split']}", row["value"], row["step"])
         for picture in (path for path in pictures if path.suffix == ".png"):
@@ -39,6 +38,77 @@ def to_tensorboard(run: str | Path, rows: Sequence[Row] = (), pictures: Sequence
 
             image = imread(picture)
             writer.add_image(picture.stem, image, last, dataformats="HWC")
+
+
+LAYOUT = {
+    "Splits": {"accuracy": ["Multiline", ["^accuracy/"]], "loss": ["Multiline", ["^loss/", "^training_loss"]]},
+    "Circuit": {"lens": ["Multiline", ["^lens/mrr/"]], "strength": ["Multiline", ["^tracing/"]],
+                "attention groups": ["Multiline", ["^groups/"]], "measures": ["Multiline", ["^measures/"]]},
+    "Weights": {"norms": ["Multiline", ["^weight_norm/"]], "updates": ["Multiline", ["^update_norm/"]]},
+}  # fmt: skip
+"""Charts of the tab Custom Scalars: all splits together first."""
+
+
+def describe(run: str | Path) -> None:
+    """Write how TensorBoard lays the run out, and its configuration as text; what was written before goes.
+
+    Args:
+        run: the run directory; nothing is written if it has no event files.
+    """
+    with _anew(run, ".layout") as writer:
+        if writer is not None:
+            writer.add_custom_scalars(LAYOUT)
+            writer.add_text("configuration", f"```yaml\n{(Path(run) / 'config.yaml').read_text()}\n```", 0)
+
+
+def conclude(run: str | Path, summary: Mapping[str, Any]) -> None:
+    """Write the run's hyper-parameters with its milestones and final accuracies, for the tab HParams; see `describe`.
+
+    Args:
+        run: the run directory.
+        summary: what `summary.json` will hold.
+    """
+    from torch.utils.tensorboard.summary import hparams
+
+    metrics = {f"final/accuracy/{split}": value for split, value in (summary.get("accuracy") or {}).items()}
+    metrics |= {f"final/loss/{split}": value for split, value in (summary.get("loss") or {}).items()}
+    metrics |= {f"final/grok_step/{split}": step for split, step in (summary.get("grok_step") or {}).items()}
+    metrics |= {f"final/{key}": summary.get(key) for key in ("memorised_step", "delay", "flops", "train_seconds")}
+    known = {key: float(value) for key, value in metrics.items() if value is not None}
+    with _anew(run, ".hparams") as writer:
+        if writer is None:
+            return
+        for one in hparams(dict(_parameters(read_yaml(Path(run) / "config.yaml"))), known):  # type: ignore[no-untyped-call]
+            writer.file_writer.add_summary(one)
+        for key, value in known.items():
+            writer.add_scalar(key, value, summary.get("step", 0))
+
+
+_SHOWN = ("seed_everything", "data", "model")
+
+
+def _parameters(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """What data and model were made with, by key; lists and what is not set are left out."""
+    for name, value in config.items():
+        if isinstance(value, Mapping) and (key or name in _SHOWN):
+            yield from _parameters(value, f"{key}{name.replace('init_args', '')}.".replace("..", "."))
+        elif isinstance(value, bool | int | float | str) and (key or name in _SHOWN):
+            yield f"{key}{name}", value
+
+
+@contextmanager
+def _anew(run: str | Path, suffix: str) -> Iterator[Any]:
+    """A writer of an event file that takes the place of the one with this suffix; None for a run without events."""
+    directory = Path(run) / "tensorboard"
+    if not directory.exists():
+        yield None
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    for before in directory.glob(f"events*{suffix}"):
+        before.unlink()
+    with SummaryWriter(str(directory), filename_suffix=suffix) as writer:
+        yield writer
 
 
 def flush_events(loggers: Iterable[Any]) -> None:
