@@ -15,6 +15,7 @@ __all__ = ["Curves", "curves_of", "group_curves", "measure_curves"]
 _MOST_LINES = 7
 _MOST_PANELS = 8
 _DECADES = 2.0  # of a measure, from which on its axis is logarithmic
+_MASS = "attention mass"  # whose axis goes from 0 to 1, however small some of it is
 _WIDE = 20  # ratio of numbers along x, the same
 _MOST_TICKS = 14
 
@@ -42,7 +43,7 @@ def group_curves(record: RunRecord, cells: Curves, split: str, path: Path) -> li
         path: where to write, without suffix.
     """
     by_group = {labels[::-1]: rows for labels, rows in cells.items()}
-    return _over_steps(record, by_group, f"attention to groups of positions, {split}", "attention mass", path)
+    return _over_steps(record, by_group, f"attention to groups of positions, {split}", _MASS, path)
 
 
 def measure_curves(record: RunRecord, name: str, cells: Curves, split: str, path: Path) -> list[Path]:
@@ -126,9 +127,10 @@ def _finish(
         axes.set_title(panel, fontsize="medium")
     for axes in table[len(panels) :]:
         axes.set_visible(False)
-    if values and min(values) > 0 and math.log10(max(values) / min(values)) > _DECADES:
+    shares = measure == _MASS or (bool(values) and min(values) >= 0 and max(values) <= 1)
+    if measure != _MASS and values and min(values) > 0 and math.log10(max(values) / min(values)) > _DECADES:
         table[0].set_yscale("log")
-    elif values and min(values) >= 0 and max(values) <= 1:
+    elif shares:
         table[0].set_ylim(-0.02, 1.02)
     table[0].set_ylabel(measure)
     handles, labels = table[0].get_legend_handles_labels()
