@@ -73,7 +73,12 @@ class AnalysisRecord:
     def token_names(self) -> list[str]:
         """How tokens are written, by their id; none if that was not kept."""
         path = self.directory / "tokens.json"
-        names: list[str] = parse_json(path.read_bytes()) if path.exists() else []
+        try:
+            names = parse_json(path.read_bytes()) if path.exists() else []
+        except ValueError:
+            names = None
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise BadInput(f"{path}: damaged; remove it, and `grok trace` writes it again")
         return names
 
     def truncate(self, step: int) -> None:

@@ -235,7 +235,14 @@ def of_the_outcome(changes: Sequence[str]) -> list[str]:
     """Those that change what is learnt: not where it is computed, which changes rounding and what dropout draws, nor
     how long an attempt may take.
     """
-    free = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.max_time")
+    free = (
+        "trainer.accelerator",
+        "trainer.devices",
+        "trainer.num_nodes",
+        "trainer.strategy",
+        "trainer.max_time",
+        "progress",
+    )
     return [change for change in changes if not change.strip().startswith(free)]
 
 

@@ -133,8 +133,12 @@ def _read(path: Path) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # pickle's own: it would run code
         raise BadInput(f"{path}: would run code when it is loaded; save only tensors") from error
-    inner: Any = next((found[key] for key in _INSIDE if isinstance(found.get(key), dict)), found)
-    tensors = {name: tensor for name, tensor in inner.items() if isinstance(tensor, Tensor)}
+    outer: dict[Any, Any] = found if isinstance(found, dict) else {}
+    inner: dict[Any, Any] = next((outer[key] for key in _INSIDE if isinstance(outer.get(key), dict)), outer)
+    tensors = {name: tensor for name, tensor in inner.items() if isinstance(name, str) and isinstance(tensor, Tensor)}
     if not tensors:
-        raise BadInput(f"{path}: holds no tensors")
+        raise BadInput(f"{path}: holds no tensors by name; give a state dict")
+    broken = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+    if broken:
+        raise BadInput(f"{path}: not finite: {', '.join(broken[:5])}; give another checkpoint")
     return tensors

@@ -24,7 +24,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer import Trainer
 
 from grok import callbacks as watch
-from grok.callbacks.console import say
+from grok.callbacks.console import patient, say
 from grok.callbacks.last import DurableCheckpoints, good_checkpoint, saved_checkpoints
 from grok.cluster import cluster_environment
 from grok.configuration import (
@@ -59,6 +59,7 @@ _NOT_IN_CONFIG = ("config", "run_dir", "fresh", "ckpt_path", "weights_only")
 CALLBACKS: Mapping[str, type[Callback]] = {
     "start": watch.StartFrom,  # before all that look at the weights of step 0
     "evaluation": watch.Evaluation,
+    "progress": watch.Progress,
     "monitor": watch.GrokkingMonitor,
     "cost": watch.CostMeter,
     "series": watch.CheckpointSeries,
@@ -222,7 +223,8 @@ class GrokCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Make what training will make: bad data and bad settings must be found before anything is written."""
-        self.datamodule.setup()
+        with patient("making the data"):
+            self.datamodule.setup()
         values = self.datamodule.generated.train.batch(0).queries.targets.is_floating_point()
         if values == self.model.objective.exact:
             wanted = "values: use grok.training.SquaredError" if values else "tokens: use grok.training.CrossEntropy"
@@ -297,7 +299,7 @@ class GrokCLI(LightningCLI):
             for line in damaged:
                 say(f"{line}; going on from {resumed}")
             say(f"{'Resuming' if resumed else 'Training'} in {self.run_dir}; {_describe(self)}")
-            self._note_start(resumed)
+            self._note_start(resumed or checkpoint)
             with reading(resumed or checkpoint):
                 self.trainer.fit(**{**kwargs, "ckpt_path": resumed or checkpoint, **_PLAIN_DATA})
         except NotFinite as error:
@@ -307,13 +309,16 @@ class GrokCLI(LightningCLI):
         finally:
             recorder.release()
 
-    def _note_start(self, resumed: Path | None) -> None:
+    def _note_start(self, resumed: str | Path | None) -> None:
         """Keep where this run comes from, and how its data look."""
         if self.trainer.is_global_zero:
             self.run_dir.mkdir(parents=True, exist_ok=True)
+            record = RunRecord(self.run_dir)
+            if not record.has_begun():
+                record.forget_starts()
             known = provenance(self.argv, self.trainer.strategy.root_device)
-            known |= {"resumed": None if resumed is None else resumed.name, "example": example(self.datamodule)}
-            RunRecord(self.run_dir).append_start(known)
+            known |= {"resumed": None if resumed is None else Path(resumed).name, "example": example(self.datamodule)}
+            record.append_start(known)
 
     def _with_remedy(self, error: NotFinite) -> NotFinite:
         """Tell where the batch of a step that was not finite is found, what is saved, and what helps."""
@@ -355,8 +360,10 @@ class GrokCLI(LightningCLI):
 
 
 def _holds_files(directory: Path) -> bool:
-    """Whether there is more than a lock, or what a crash has left of the very first file."""
-    return directory.is_dir() and any(not path.name.startswith(".") for path in directory.iterdir())
+    """Whether there is more than a lock, or what a crash has left of the very first files."""
+    if not directory.is_dir():
+        return False
+    return any(not path.name.startswith(".") and path.name != "starts.jsonl" for path in directory.iterdir())
 
 
 def _insist_on_same(saved: Path, new: str, parser: LightningArgumentParser) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
@@ -105,6 +109,27 @@ def instantiated(arguments: list[str]) -> Any:
         def validate(self, **_: Any) -> None:
             made.append(self)
 
-    with isolate_rng():  # a notebook's random numbers are its own
+    with _undisturbed():
         run_lightning(["validate", *arguments], Only)
     return made[0]
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """A notebook's random numbers, environment, switches of torch and screen are its own."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    seeds = {key: os.environ.get(key) for key in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")}
+    mode, benchmark = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with isolate_rng():
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        for key, seed in seeds.items():
+            os.environ.pop(key, None) if seed is None else os.environ.update({key: seed})
+        torch.set_deterministic_debug_mode(mode)
+        torch.backends.cudnn.benchmark = benchmark

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,8 @@ import torch
 import grok
 from grok.configuration import config_files, insist_on_mapping
 from grok.data import RegimeDataModule
+from grok.errors import BadInput
+from grok.reading import parse_yaml
 
 __all__ = ["example", "overrides", "provenance"]
 
@@ -32,7 +35,7 @@ def provenance(argv: Sequence[str], device: torch.device) -> dict[str, Any]:
     """
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["grok", *argv]),
+        "command": shlex.join(["grok", *_without_secrets(argv)]),
         "presets": [str(file) for file in config_files(argv)],
         "overrides": overrides(argv),
         "directory": str(Path.cwd()),
@@ -50,10 +53,34 @@ def provenance(argv: Sequence[str], device: torch.device) -> dict[str, Any]:
 def overrides(argv: Sequence[str]) -> list[dict[str, Any]]:
     """What the command line sets otherwise than the configuration files that it names: key, value, value before."""
     presets = [insist_on_mapping(file) for file in config_files(argv)]
+    argv = _without_secrets(argv)
     pairs = [word.split("=", 1) if "=" in word else [word, *argv[i + 1 : i + 2]] for i, word in enumerate(argv)]
     given = {pair[0][2:]: pair[1] for pair in pairs if pair[0].startswith("--") and len(pair) == 2}
-    kept = {key: value for key, value in given.items() if key not in ("config", "run_dir", "fresh")}
-    return [{"key": key, "value": value, "preset": _value(presets, key)} for key, value in kept.items()]
+    kept = {key: value for key, value in given.items() if key not in ("config", "run_dir", "fresh", "experiment")}
+    changed = [{"key": key, "value": value, "preset": _value(presets, key)} for key, value in kept.items()]
+    return [one for one in changed if not _says(one["value"], one["preset"])]
+
+
+def _says(text: str, value: Any) -> bool:
+    """Whether a word of the command line is what a file has."""
+    try:
+        return value is not None and bool(parse_yaml(text, "") == value)
+    except BadInput:
+        return bool(text == value)
+
+
+SECRET = re.compile(r"(password|passwd|secret|credentials?|api_?key|access_token|auth_token)$", re.IGNORECASE)
+"""Ends of keys whose values are not shown."""
+
+
+def _without_secrets(argv: Sequence[str]) -> list[str]:
+    told: list[str] = []
+    for index, word in enumerate(argv):
+        key, given, _ = word.partition("=")
+        before = argv[index - 1] if index else ""
+        hidden = before.startswith("--") and "=" not in before and SECRET.search(before)
+        told.append("***" if hidden else f"{key}=***" if given and SECRET.search(key) else word)
+    return told
 
 
 def _value(presets: Sequence[Mapping[str, Any]], key: str) -> Any:

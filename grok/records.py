@@ -55,8 +55,14 @@ class RunRecord:
 
     def append_start(self, start: Mapping[str, Any]) -> None:
         """Add a line to `starts.jsonl`: where the run was started, or went on, see `grok.provenance`."""
-        with (self.directory / "starts.jsonl").open("a") as file:
-            file.write(json.dumps(start) + "\n")
+        path = self.directory / "starts.jsonl"
+        torn = path.exists() and not path.read_bytes().endswith(b"\n")  # by a crash; the next line is whole
+        with path.open("a") as file:
+            file.write("\n" * torn + json.dumps(start) + "\n")
+
+    def forget_starts(self) -> None:
+        """Remove `starts.jsonl`: those before were of a run that never began, perhaps of another configuration."""
+        (self.directory / "starts.jsonl").unlink(missing_ok=True)
 
     def starts(self) -> list[dict[str, Any]]:
         """All starts in order; none of a run of an earlier version."""
@@ -64,7 +70,9 @@ class RunRecord:
         found = []
         for line in read_text(path).splitlines() if path.exists() else []:
             with suppress(ValueError):  # a crash has torn it
-                found.append(parse_json(line))
+                start = parse_json(line)
+                if isinstance(start, dict) and start.keys() >= _START:
+                    found.append(start)
         return found
 
     def has_begun(self) -> bool:
@@ -143,6 +151,7 @@ class RunRecord:
         return summary
 
 
+_START = {"time", "command", "presets", "overrides", "directory", "grok", "commit", "python", "packages", "device"}
 _NUMBER = int | float | None
 _ROW = {"step": int, "split": str | None, "name": str, "value": _NUMBER}
 _OF_A_MEASUREMENT = {"low": _NUMBER, "high": _NUMBER, "floor": _NUMBER, "n": int | None}

@@ -35,20 +35,40 @@ SMALLER |= {
     "wiki_composition": [*_WIKI, "--data.original", 40, "--data.phi", 1, "--data.leave_out", "[date of birth]"],
     "wiki_comparison": [*_WIKI, "--data.original", 8, "--data.ood", 0.5],
 }
-LARGE = (  # full size, or sweeps of a hundred runs
-    "small",
-    "medium",
-    "paper",
-    "pretrain_paper",
-    "pretrain_compact",
-    "base",
-    "three_hop",
+_TREES = ["--data.test_size", 20, "--data.batch", 8]
+SMALLER |= {f"tree_{name}_small": _TREES for name in ("backward", "forward", "free", "looped")}
+SMALLER |= {"tree_backward": _TREES, "tree_forward": _TREES}
+_FEW_PROMPTS = ["--data.test_size", 10, "--data.test_examples", 5, "--data.batch", 8]
+SMALLER |= dict.fromkeys(("cot", "cot_small", "cot_multilayer", "cot_looped"), _FEW_PROMPTS)
+_VALUES = ["--data.test_size", 20, "--data.batch", 8]
+SMALLER |= {f"nonlinear{form}": _VALUES for form in ("", "_small", "_free", "_looped")}
+SMALLER |= {f"affine{form}": _VALUES for form in ("", "_small", "_attention_only", "_looped")}
+_SHORT = ["--data.test_size", 8, "--data.batch", 4, "--data.train_length", 6, "--measures.examples", 8]
+_SHORT += ["--groups.examples", 8]
+SMALLER |= {f"retrieval_{form}": _SHORT for form in ("paper", "small", "looped")}
+SMALLER |= {f"copy_{form}": _SHORT for form in ("paper", "small", "looped")}
+_PAIRS = ["--data.test_size", 20, "--data.batch", 8, "--measures.enabled", "false"]
+SMALLER |= {f"navigation_{form}": _PAIRS for form in ("paper", "small", "attention_only", "looped")}
+QUICK = (  # one of each kind; the others are left to the slow suite
+    "quickstart",
+    "composition_small",
+    "base_small",
+    "pretrain_small",
+    "comparison_small",
+    "synthetic_small",
+    "tree_forward_small",
+    "nonlinear_small",
+    "retrieval_small",
+    "affine_small",
+    "cot_small",
+    "navigation_small",
+    "loops",
 )
 
 
 def marked(paths):
-    """The large ones are left to the slow suite."""
-    return [pytest.param(path, marks=[pytest.mark.slow] if path.stem in LARGE else []) for path in paths]
+    """Most are left to the slow suite."""
+    return [pytest.param(path, marks=[] if path.stem in QUICK else [pytest.mark.slow]) for path in paths]
 
 
 def test_there_are_configurations():

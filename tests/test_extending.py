@@ -15,7 +15,7 @@ def test_the_page_trains_and_what_it_adds_is_in_the_record(grok, tmp_path, monke
     (tmp_path / "parity_lab.py").write_text(block("python"))
     (tmp_path / "parity.yaml").write_text(block("yaml"))
     monkeypatch.syspath_prepend(str(tmp_path))
-    status, out, err = grok("fit", "--config", "parity.yaml", "--run_dir", "run")
+    status, _, err = grok("fit", "--config", "parity.yaml", "--run_dir", "run")
     assert status == 0, err
     summary = json.loads(Path("run/summary.json").read_text())
     assert summary["accuracy"]["train"] == 1

@@ -19,6 +19,7 @@ SHORTER = {("sweep", "plan"): ["--set", "trainer.max_steps=2"], ("sweep", "run")
 COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("grok ")]
 
 
+@pytest.mark.slow
 def test_every_grok_command_runs(grok, tmp_path):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     assert len(COMMANDS) >= 6

@@ -20,6 +20,7 @@ from grok.callbacks.loop_counts import LoopCounts
 from grok.callbacks.measures import AttentionGroups, RegimeMeasures
 from grok.callbacks.monitor import GrokkingMonitor
 from grok.callbacks.predictions import PredictionWriter
+from grok.callbacks.progress import Progress
 from grok.callbacks.recorder import RunRecorder
 from grok.callbacks.start import StartFrom
 
@@ -41,6 +42,7 @@ __all__ = [
     "LoopCounts",
     "PredictionWriter",
     "Probes",
+    "Progress",
     "RegimeMeasures",
     "RunRecorder",
     "SemanticPatching",

@@ -17,10 +17,8 @@ class Found(CircuitCallback):
     """Is the bridge (the answer) on top of the logit lens at any stage and position, and does it matter for the answer?
 
     The published statistics and corrected ones, see `grok.circuits.found`. `splits` null means `test_inferred_iid` and
-    `test_inferred_ood`, or else all held-out splits with bridges; `examples` null means 3,000, or all if fewer.
-
-    Args:
-        options: see `CircuitCallback`.
+    `test_inferred_ood`, or else all held-out splits with bridges; `examples` null means 3,000, or all if fewer. The
+    other arguments are those of `CircuitCallback`.
     """
 
     kind = "found"

@@ -17,8 +17,7 @@ __all__ = ["AttentionGroups", "RegimeMeasures"]
 class AttentionGroups(CircuitCallback):
     """Attention mass of every head on the groups of positions that the regime names, see `grok.circuits.group_mass`.
 
-    Args:
-        options: see `CircuitCallback`; `splits` null means the first held-out split, or else the first of all.
+    Arguments are those of `CircuitCallback`; `splits` null means the first held-out split, or else the first of all.
     """
 
     kind = "groups"
@@ -42,8 +41,7 @@ class AttentionGroups(CircuitCallback):
 class RegimeMeasures(CircuitCallback):
     """What the regime itself measures of a model, such as rollouts, see `grok.circuits.measures`.
 
-    Args:
-        options: see `CircuitCallback`; `splits` null means the first held-out split, or else the first of all.
+    Arguments are those of `CircuitCallback`; `splits` null means the first held-out split, or else the first of all.
     """
 
     kind = "measures"
@@ -57,6 +55,8 @@ class RegimeMeasures(CircuitCallback):
         """See `CircuitCallback.validate`."""
         if not has_measures(data):
             insist([Problem("enabled", True, f"{type(data).__name__} has no measures of its own: use false")])
+        name = next(name for name, chosen in self._chosen.items() if chosen is split)
+        measures(data, model, name, split.take(slice(0, 2)), self.batch)
 
     def analyse(self, model: StepModel, data: RegimeDataModule, name: str, split: Split) -> Analysis:
         """See `CircuitCallback.analyse`."""

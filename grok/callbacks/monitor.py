@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import lightning as L
 
-from grok.callbacks.console import say
+from grok.callbacks.console import BAR, say
 from grok.data import RegimeDataModule
 from grok.errors import Problem, insist
 from grok.phases import numeral
@@ -30,7 +30,7 @@ class GrokkingMonitor(L.Callback):
         window: a sustained crossing needs the median of this many evaluations.
         stop_after: optimizer steps to go on after the first held-out split has grokked for good (sustained); None
             trains to the end.
-        lines: print one line of accuracies per evaluation.
+        lines: print one line of accuracies per evaluation, unless a progress bar shows them.
         phase_levels: accuracy at which a phase of the regime ends, by its name, instead of the regime's own.
     """
 
@@ -90,7 +90,7 @@ class GrokkingMonitor(L.Callback):
         scores = cast(GrokModule, pl_module).scores
         accuracy = {name: score.accuracy for name, score in scores.items() if score.accuracy is not None}
         step = trainer.global_step
-        if self.lines:
+        if self.lines and not BAR:
             shown = {name: f"{100 * value:.1f} %" for name, value in accuracy.items()}
             shown = shown or {f"loss of {name}": f"{score.loss:.4g}" for name, score in scores.items()}
             say(f"step {step:>7}  " + "  ".join(f"{name} {value}" for name, value in shown.items()))

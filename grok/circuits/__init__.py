@@ -31,6 +31,14 @@ from grok.circuits.semantic import full_run_probing, immediate_probing, semantic
 from grok.circuits.similarity import CosineLens, FactMap, cosine_distances, cosine_lens, fact_map, mds
 from grok.circuits.tracing import Tracing, causal_tracing
 
+from grok.circuits import (  # noqa: F401  # isort: skip - each registers measures of its own
+    affine_recurrence,
+    graph_navigation,
+    nonlinear_regression,
+    pattern_composition,
+    retrieval_copying,
+    tree_paths,
+)
 
 __all__ = [
     "Attention",

@@ -39,10 +39,11 @@ def group_mass(model: StepModel, split: Split, groups: Mapping[str, Tensor], bat
     if not groups:
         raise BadInput(Problem("groups", "none", "this data has no groups of positions"))
     members = torch.stack(list(groups.values()), 2).float().cpu()  # [N, A, G, T]
-    members = members * (split.mask.cpu() & True)[:, :, None, None]
+    members = members * split.mask.cpu()[:, :, None, None]
     positions, steps = split.inputs.shape[1], max(1, len(model.steps))
     rows = max(1, min(batch, _KEPT // (positions**2 * steps * 8)))
-    masses, floors, heads = [], [], ()
+    heads: tuple[str, ...] = ()
+    masses, floors = [], []
     for first in range(0, len(split), rows):
         piece, inside = split.take(slice(first, first + rows)), members[first : first + rows]
         attention = attention_patterns(model, piece, rows)

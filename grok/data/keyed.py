@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["POSITIVE", "keyed_hash", "keyed_permutation", "keyed_share", "keyed_uniform"]
+__all__ = ["POSITIVE", "keyed_generator", "keyed_hash", "keyed_permutation", "keyed_share", "keyed_uniform"]
 
 # Constants of SplitMix64 (Steele, Lea and Flood 2014), as signed 64-bit integers.
 _GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -45,6 +45,12 @@ def keyed_hash(*parts: Tensor | int | str) -> Tensor:
 def keyed_uniform(bound: Tensor | int, *parts: Tensor | int | str) -> Tensor:
     """An integer in `[0, bound)` for every element of the broadcast `parts`; the bias is below `bound` / 2⁶³."""
     return (keyed_hash(*parts) & POSITIVE) % bound
+
+
+def keyed_generator(*key: int | str) -> torch.Generator:
+    """A generator on the CPU that is selected by `key`."""
+    # It looks at 32 bits of its seed only, so they must depend on the whole key.
+    return torch.Generator().manual_seed(int(keyed_uniform(1 << 32, *key)))
 
 
 def keyed_share(share: float, *parts: Tensor | int | str) -> Tensor:

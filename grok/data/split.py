@@ -133,11 +133,12 @@ def concatenate(splits: Sequence[Split]) -> Split:
 
 def nearest(vectors: Tensor, codes: Sequence[Tensor]) -> Tensor:
     """Row of the nearest code of each consecutive part of `vectors` `[…, V]`: `[…, parts]`; see `Split.codes`."""
-    parts = torch.split(vectors, [code.shape[1] for code in codes], -1)
-    # Ties and rounding: |v - c|² without |v|², which is the same for all codes.
-    return torch.stack(
-        [(part @ code.T - code.square().sum(1) / 2).argmax(-1) for part, code in zip(parts, codes, strict=True)], -1
-    )
+    with torch.autocast(vectors.device.type, enabled=False):  # vectors may be in half precision, codes are not
+        parts = torch.split(vectors.to(codes[0].dtype), [code.shape[1] for code in codes], -1)
+        # Ties and rounding: |v - c|² without |v|², which is the same for all codes.
+        return torch.stack(
+            [(part @ code.T - code.square().sum(1) / 2).argmax(-1) for part, code in zip(parts, codes, strict=True)], -1
+        )
 
 
 def snap(vectors: Tensor, codes: Sequence[Tensor]) -> Tensor:

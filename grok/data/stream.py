@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -101,7 +102,8 @@ class FreshStream(Stream):
     def batches(self, start: int, stop: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
         """See `Stream.batches`."""
         for step in range(start, stop):
-            queries = self.make(step)
+            with _drawing_in_float32():
+                queries = self.make(step)
             if self.device is not None:
                 queries = queries.to(self.device)
             yield Batch(queries.take(slice(rank, None, world)), queries.mask.sum(), len(queries))
@@ -109,3 +111,14 @@ class FreshStream(Stream):
     def to(self, device: torch.device | str) -> FreshStream:
         """See `Stream.to`."""
         return FreshStream(self.make, self.size, device)
+
+
+@contextmanager
+def _drawing_in_float32() -> Iterator[None]:
+    """A training step sets torch's default to the precision of the trainer, in which other numbers would be drawn."""
+    kept = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(kept)

@@ -31,6 +31,7 @@ class ColumnAttention(Attention):
         causal: see `Attention`.
         sees_itself: see `Attention`.
         scaled: see `Attention`.
+        dropout: see `Attention`.
 
     Raises:
         BadInput: if there are other heads than the fields ask for, or no field is matched.
@@ -46,6 +47,7 @@ class ColumnAttention(Attention):
         causal: bool = True,
         sees_itself: bool = True,
         scaled: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         wanted = 1 + max((field.head for field in fields), default=0)
         if heads != wanted:
@@ -53,9 +55,8 @@ class ColumnAttention(Attention):
         if not any(field.matched for field in fields):
             fix = "key_query needs columns with fields to compare, which this data has not: use all"
             insist([Problem("projections", "key_query", fix)])
-        super().__init__(
-            sum(field.size for field in fields), heads, causal, sees_itself=sees_itself, scaled=scaled, output=False
-        )
+        width = sum(field.size for field in fields)
+        super().__init__(width, heads, causal, dropout=dropout, output=False, sees_itself=sees_itself, scaled=scaled)
         ones = [torch.full((field.size, field.size), float(field.matched)) for field in fields]
         compared = torch.block_diag(*ones)  # type: ignore[no-untyped-call]
         self.register_buffer("compared", compared, persistent=False)

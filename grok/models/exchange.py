@@ -52,7 +52,8 @@ def from_gpt2(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         _renamed(name, _GPT2): tensor.T.contiguous() if _is_matrix_of_block(name, tensor) else tensor
         for name, tensor in kept.items()
     }
-    if head is not None and not torch.equal(head, kept["wte.weight"]):
+    shown = kept.get("wte.weight")
+    if head is not None and (shown is None or not torch.equal(head, shown)):
         found["head.weight"] = head
     return found
 

@@ -240,7 +240,7 @@ class RecursiveTransformer(StepModel):
         """
         if self.mixing == "tokens" and inputs.shape[1] != self.task.positions:
             raise ValueError(f"token mixing has weights for {self.task.positions} positions, not {inputs.shape[1]}")
-        x = self.embedding(inputs)
+        x = self.embedding(inputs.to(next(self.parameters()).dtype) if inputs.is_floating_point() else inputs)
         batch, places, width = x.shape
         prefix = None
         if self.prefix is not None:

@@ -221,10 +221,11 @@ class StepModel(nn.Module, ABC):
                 answer was read among them: 1 for columns that hold a question and, once it is known, its answer.
 
         Raises:
-            ValueError: if the model is not causal, or its positions do not suffice.
+            BadInput: if the model is not causal.
+            ValueError: if its positions do not suffice.
         """
         if not self.causal:
-            raise ValueError("only a causal model generates answer by answer")
+            insist([Problem("causal", False, "only a causal model generates answer by answer: use one that is")])
         inputs, at = inputs.clone(), at.clone()
         rows, outputs = torch.arange(len(at), device=at.device), []
         for k in range(count):
@@ -263,7 +264,8 @@ class StepModel(nn.Module, ABC):
             seed: fixes what is drawn.
 
         Raises:
-            ValueError: if the model is not causal, or prompt and answer exceed its positions.
+            BadInput: if the model is not causal.
+            ValueError: if prompt and answer exceed its positions.
         """
         width = max(prompt.shape[1], int(length.max()) + count - 1)
         if width > self.task.positions:

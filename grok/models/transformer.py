@@ -160,7 +160,7 @@ class LoopedTransformer(StepModel):
         self.blocks = nn.ModuleList()
         for _ in range(layers):
             attention = (
-                ColumnAttention(task.fields, heads, causal, sees_itself, scaled)
+                ColumnAttention(task.fields, heads, causal, sees_itself, scaled, dropout)
                 if projections == "key_query"
                 else Attention(
                     width, heads, causal, bias, dropout, rope=positions == "rope", output=projections == "all",
@@ -200,6 +200,9 @@ class LoopedTransformer(StepModel):
             problems.append(Problem("heads", heads, f"use a divisor of width={width}"))
         elif not problems and positions == "rope" and width // heads % 2:
             problems.append(Problem("heads", heads, f"rotary positions need an even head width, not {width // heads}"))
+        if projections == "key_query" and positions == "rope":
+            fix = "projections=key_query compares columns as they are: use learned or none"
+            problems.append(Problem("positions", positions, fix))
         if not problems and layers * loops > MOST_BLOCKS:
             problems.append(Problem("layers", layers, f"with loops={loops}: use at most {MOST_BLOCKS:,} blocks in all"))
         if not problems and layers * width**2 > MOST_WEIGHTS:
@@ -275,7 +278,7 @@ class LoopedTransformer(StepModel):
 
     def embed(self, inputs: Tensor, position_ids: Tensor | None = None) -> State:
         """See `StepModel.embed`; positions are 0, 1, 2, … unless given."""
-        x = self.embedding(inputs)
+        x = self.embedding(inputs.to(next(self.parameters()).dtype) if inputs.is_floating_point() else inputs)
         if self.position is not None:
             x = x + (self.position.weight[: x.shape[1]] if position_ids is None else self.position(position_ids))
         state = {"resid": F.dropout(x, self.dropout, self.training)}

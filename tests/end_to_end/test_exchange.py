@@ -1,6 +1,8 @@
 """Weights go out and come in: Hugging Face's GPT-2 and the released checkpoints, and runs as Python objects."""
 
 import json
+import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -163,3 +165,39 @@ def test_a_checkpoint_that_would_run_code_is_not_loaded(grok, tiny_config, tmp_p
     status, _, err = grok("import", tmp_path / "evil.pt", tmp_path / "run", "--config", tiny_config)
     assert status == 2
     assert "would run code when it is loaded" in err
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ([torch.ones(2)], "holds no tensors by name"),
+        (torch.ones(2), "holds no tensors by name"),
+        ({1: torch.ones(2)}, "holds no tensors by name"),
+        ({"state_dict": {"x": torch.tensor([torch.nan])}}, "not finite: x"),
+        ({"h.0.attn.c_attn.weight": torch.ones(2, 6), "lm_head.weight": torch.ones(2, 2)}, "embedding.weight: not in"),
+    ],
+)
+def test_what_is_no_state_dict_of_this_model_is_refused(grok, tiny_config, tmp_path, content, told):
+    torch.save(content, tmp_path / "odd.pt")
+    status, _, err = grok("import", tmp_path / "odd.pt", tmp_path / "run", "--config", tiny_config)
+    assert status == 2, err
+    assert told in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_loading_a_run_leaves_no_trace_in_the_process(grok, tiny_config, tmp_path, monkeypatch, caplog):
+    short = ("--trainer.max_steps", 2, "--trainer.deterministic", "true")
+    assert grok("fit", "--config", tiny_config, "--run_dir", tmp_path / "run", *short)[0] == 0
+    monkeypatch.setenv("PL_GLOBAL_SEED", "11")
+    monkeypatch.delenv("PL_SEED_WORKERS", raising=False)
+    torch.use_deterministic_algorithms(False)
+    level, environment = logging.getLogger("lightning.fabric").level, dict(os.environ)
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "lightning.fabric"), caplog.at_level(logging.INFO, "lightning.pytorch"):
+        package.load_run(tmp_path / "run")
+        assert logging.getLogger("lightning.fabric").level == logging.INFO
+    assert logging.getLogger("lightning.fabric").level == level
+    assert caplog.records == []
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert {key: os.environ.get(key) for key in environment} == environment
+    assert "PL_SEED_WORKERS" not in os.environ

@@ -45,6 +45,7 @@ def sweep(grok, tmp_path):
     return Sweep.load("runs/small")
 
 
+@pytest.mark.slow
 def test_the_whole_experiment_is_planned_trained_and_judged(grok, sweep):
     for line in sweep.lines:
         status, _, errors = grok("sweep", "task", "runs/small", line.index)

@@ -6,6 +6,7 @@ from torch.testing import assert_close
 
 from grok.circuits.groups import group_mass, head_roles
 from grok.data.split import Split, nearest, snap
+from grok.errors import BadInput
 from grok.models import LoopedTransformer
 from grok.models.columns import ColumnAttention
 from grok.task import Field, Task
@@ -76,6 +77,21 @@ def test_a_vector_is_right_if_every_part_is_nearest_to_the_right_code():
     assert objective.correct(outputs[:, None], target[:, None], codes)[:, 0].tolist() == [True, False, False]
     assert_close(objective(outputs[:, None], target[:, None])[:, 0], (outputs - target).square().sum(1))
     assert_close(objective(outputs[:, None, :1], target[:, None, 0]), (outputs - target)[:, None, 0].square())
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+def test_vectors_in_other_precisions_are_near_to_the_same_codes(autocast):
+    codes = (torch.tensor([[0.0], [1.0], [1.01]]),)  # halves of codes differ by less than a rounding of bfloat16
+    vectors = torch.tensor([[0.25], [0.875], [1.0078125]])  # exact in bfloat16
+    for kind in (torch.float64, torch.bfloat16):
+        with torch.autocast("cpu", enabled=autocast):
+            assert nearest(vectors.to(kind), codes)[:, 0].tolist() == [0, 1, 2]
+
+
+def test_options_that_would_be_ignored_are_refused_or_heeded():
+    with pytest.raises(BadInput, match="positions='rope': projections=key_query compares columns as they are"):
+        LoopedTransformer(TASK, **{**THEORY, "positions": "rope"})
+    assert LoopedTransformer(TASK, **THEORY, dropout=0.5).blocks[0].attn.dropout == 0.5
 
 
 def test_the_mass_on_a_group_is_the_mean_over_the_slots_that_have_one():

@@ -153,8 +153,14 @@ SHARED = {"blocks", "datamodule", "encoding", "keyed", "split", "stream"}
 """Modules of `grok.data` that belong to no regime."""
 OF_REGIMES = {"TwoHopComposition", "KnowledgeGraph", "Hops", "ReferenceJSON", "write_reference_json"}
 SHARED_BY = {
+    "affine_recurrence": SHARED,
+    "nonlinear_regression": SHARED,
+    "graph_navigation": SHARED | {"navigation_graphs", "navigation_queries"},
     "comparison": SHARED | {"attribute_regime", "pool"},
     "complex_reasoning": SHARED | {"attribute_regime", "attribute_values", "order"},
+    "retrieval_copying": SHARED | {"retrieval_queries"},
+    "tree_paths": SHARED | {"trees"},
+    "pattern_composition": SHARED | {"pattern_prompts", "step_transitions"},
     "real_facts": SHARED | {"fact_files", "fact_graph", "fact_regime", "fact_tasks", "knowledge_graph"},
 }
 """What a regime shares with others of its family."""
@@ -182,7 +188,10 @@ def test_a_regime_imports_no_other_regime(path):
 
 
 FURTHER = [grok.data.Comparison, grok.data.ComplexReasoning, grok.data.ImplicitReasoning, grok.data.ThreeHopComposition]
-FURTHER += [grok.data.TwoTokenComposition, grok.data.RealFacts, grok.data.SyntheticKnowledge]
+FURTHER += [grok.data.TwoTokenComposition, grok.data.RealFacts, grok.data.SyntheticKnowledge, grok.data.TreePaths]
+FURTHER += [grok.data.PatternComposition, grok.data.GraphNavigation]
+FURTHER += [grok.data.AffineRecurrence, grok.data.NonlinearRegression]
+FURTHER += [grok.data.RetrievalCopying]
 
 
 def test_training_and_the_command_line_know_no_regime_by_name():

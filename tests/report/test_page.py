@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import re
 
 import pytest
@@ -10,7 +11,11 @@ import torch
 from grok.analyses import AnalysisRecord
 from grok.records import RunRecord
 from grok.report.page.build import html_page
+from grok.report.page.charts import overlay_chart
+from grok.report.page.command import write_report
+from grok.report.page.explorer import explorers
 from grok.report.page.run import Run, load, varied
+from grok.report.page.text import groups_of
 from grok.sweep import plan
 
 WATCHED = [f"--{kind}.enabled=true" for kind in ("lens", "tracing", "attention")]
@@ -125,6 +130,125 @@ def test_a_page_of_markdown_goes_through_the_same_template_with_its_pictures(gro
     assert len(page) < 100_000  # no library for a page without charts
 
 
+def row(step, name, value, split="test", **more):
+    return {"step": step, "split": split, "name": name, "value": value, "low": None, "high": None, "floor": None,
+            "n": 2} | more  # fmt: skip
+
+
+def comparison_like(directory):
+    """A run whose tracing looked at other positions, in another order, at other queries and steps than its lens."""
+    record, kept = RunRecord(directory), AnalysisRecord(directory)
+    record.append([row(step, "loss", 1.0) for step in (0, 10, 20)])
+    cells = [(s, p) for s in range(2) for p in ("a", "q", "e1")]
+    record.append([row(step, f"lens/mrr/answer/S[{s},{p}]", 0.5) for step in (0, 10, 20) for s, p in cells])
+    record.append([row(10, f"tracing/changed/S[{s},{p}]", 0.5) for s in range(2) for p in ("e1", "a")])
+    record.append([row(10, f"attention/mass/0.head0/{p}", 0.3) for p in ("a", "q", "e1")])
+    for step in (0, 10, 20):
+        kept.write(step, {
+            "lens/test/inputs": torch.tensor([[1, 2, 3], [4, 5, 6]]), "lens/test/top": torch.full((2, 2, 3, 1), step),
+            "lens/test/answer/rank": torch.arange(12).view(2, 2, 3, 1),
+        })  # fmt: skip
+    changed = torch.tensor(
+        [[[0, 0], [0, 0]], [[1, 0], [0, 0]]]
+    ).half()  # [N, S, C]: S[0, e1] of the first query of the lens
+    kept.write(10, {"tracing/test/inputs": torch.tensor([[4, 5, 6], [1, 2, 3]]), "tracing/test/changed": changed})
+    patterns = torch.tensor([[0.25, 0.75, 0.0]]).half().expand(2, 1, 1, 3, 3)
+    kept.write(10, {"attention/test/inputs": torch.tensor([[1, 2, 3], [4, 5, 6]]), "attention/test/patterns": patterns})
+    return Run(directory, "run")
+
+
+def test_what_analyses_saw_at_other_positions_queries_and_steps_stands_where_it_belongs(tmp_path):
+    (told,) = explorers(comparison_like(tmp_path))
+    changed = told["arrays"]["tracing/changed"]
+    assert (changed["rows"], changed["columns"]) == (["S[0]", "S[1]"], ["e1", "a"])
+    assert (changed["steps"], changed["of"]) == ([10], [-1, 0, 0])
+    values = torch.frombuffer(bytearray(base64.b64decode(changed["data"])), dtype=torch.uint8).view(changed["shape"])
+    assert values.nonzero().tolist() == [[0, 0, 0, 0]]  # of the query 1 2 3, which the lens has first
+    assert "attention/patterns" in told["arrays"]  # although not made at the last step
+
+
+def test_numbers_that_are_none_and_damaged_files_are_told(tmp_path, grok):
+    record = RunRecord(tmp_path / "run")
+    record.append([row(s, n, math.nan) for s in (0, 5) for n in ("loss", "accuracy", "lens/mrr/answer/S[0,h]")])
+    record.append([row(5, "weight_norm/x", math.inf, split=None)])
+    tokens = {"lens/test/inputs": torch.zeros(1, 1).int(), "lens/test/answer/rank": torch.zeros(1, 1, 1, 1).int()}
+    AnalysisRecord(tmp_path / "run").write(5, tokens)
+    summary = {"step": 5, "loss": {"test": None}, "accuracy": {"test": math.nan}, "grok_step": {}}
+    record.write_summary(summary)
+    status, _, err = grok("report", tmp_path / "run")
+    assert status == 0, err
+    twin = (tmp_path / "run/report.md").read_text()
+    assert "| test | – | – |" in twin
+    assert "| end | 5 | – | – | – |" in twin  # no cost was recorded: that is not a cost of 0
+    (tmp_path / "run/analysis/tokens.json").write_text("[")
+    status, _, err = grok("report", tmp_path / "run")
+    assert (status, "tokens.json: damaged; remove it" in err) == (2, True)
+
+
+def test_a_page_with_explorers_of_many_splits_stays_small(tmp_path):
+    record, kept = RunRecord(tmp_path), AnalysisRecord(tmp_path)
+    cells = [(s, p) for s in range(9) for p in range(8)]
+    for step in range(60):
+        tensors = {}
+        for split in ("a", "b", "c"):
+            tensors |= {f"lens/{split}/inputs": torch.arange(800).view(100, 8)}
+            tensors |= {f"lens/{split}/{c}/rank": torch.zeros(100, 9, 8, 1).int() for c in ("bridge", "answer")}
+            record.append(
+                [row(step, f"lens/mrr/{c}/S[{s},p{p}]", 0.5, split) for c in ("bridge", "answer") for s, p in cells]
+            )
+        kept.write(step, tensors)
+    page, _ = write_report([tmp_path])
+    assert len(embedded(page.read_text(), "explorers")) == 3
+    assert page.stat().st_size < 12_000_000
+
+
+def test_a_run_that_was_only_looked_at_has_no_empty_charts(tmp_path):
+    RunRecord(tmp_path).append([row(0, "lens/mrr/answer/S[0,h]", 0.5), row(0, "lens/mrr/answer/S[0,h].z_H", 0.5)])
+    page, twin = write_report([tmp_path])
+    assert list(embedded(page.read_text(), "charts")) == ["circuit"]
+    assert "## Loss" not in twin.read_text()
+    names = [line["name"] for line in embedded(page.read_text(), "charts")["circuit"]["data"]]
+    assert names == ["S[0, h] (n = 2)", "S[0, h].z_H (n = 2)"]
+    assert page.read_text() == write_report([tmp_path])[0].read_text()  # a function of the record
+
+
+def test_runs_without_a_split_do_not_give_their_names_to_others(tmp_path):
+    for name, split in (("one", "a"), ("two", "b"), ("three", "b")):
+        record = RunRecord(tmp_path / name)
+        record.append([row(step, "accuracy", 0.1 if name == "two" else 0.9, split) for step in (1, 2)])
+    runs = [Run(tmp_path / name, name) for name in ("one", "two", "three")]
+    lines = {line.name: list(line.y) for line in overlay_chart({"all": runs}, "b").data}
+    assert (lines["all, two"], lines["all, three"]) == ([0.1, 0.1], [0.9, 0.9])
+
+
+def test_settings_that_differ_late_in_a_long_value_are_not_one(tmp_path):
+    for end in "xy":
+        RunRecord(tmp_path / end).append([row(1, "accuracy", 0.5)])
+        (tmp_path / end / "config.yaml").write_text(f"data: {{path: {'long' * 20}{end}}}\n")
+    runs = [Run(tmp_path / end, end) for end in "xy"]
+    assert [len(members) for members in groups_of(runs, varied(runs)).values()] == [1, 1]
+
+
+def test_odd_characters_do_not_break_tables_or_the_fence(tmp_path):
+    record = RunRecord(tmp_path / "run")
+    record.append([row(1, "loss", 1.0, "a|b*c*")])
+    record.write_summary({"step": 1, "loss": {"a|b*c*": 1.0}})
+    (tmp_path / "run/config.yaml").write_text("experiment: '```'\n")
+    record.append_start({"time": "t", "command": "grok fit `x`", "presets": ["p"], "directory": "d", "packages": {},
+                         "overrides": [{"key": "data.x", "value": "a|`b`", "preset": None}], "commit": None,
+                         "grok": "1", "python": "3", "device": "cpu", "threads": 1, "cores": 1, "platform": "p",
+                         "example": {"split": "a", "positions": ["h"], "query": ["`<b>|"],
+                                     "answer": ["|"]}})  # fmt: skip
+    page, twin = write_report([tmp_path / "run"])
+    body = re.sub(r"<script.*?</script>", "", page.read_text(), flags=re.DOTALL)
+    assert "a|b*c*</td>" in body
+    assert "<code>a|`b`</code></td>" in body
+    assert "<code>`&lt;b&gt;|</code></td>" in body
+    assert "<code>grok fit `x`</code>" in body
+    assert "experiment: '```'" in re.search(r"<pre>.*?</pre>", body, re.DOTALL)[0]
+    assert twin.exists()
+
+
 def test_text_of_a_user_cannot_end_the_script_that_holds_it():
     page = html_page("# x", explorers=[{"split": "</script><script>alert(1)</script>"}])
     assert "alert(1)</script>" not in page.replace("\\u003c", "")
@@ -153,8 +277,6 @@ def test_a_run_of_an_earlier_version_has_no_starts_and_still_a_page(tmp_path):
         [{"step": 1, "split": "test", "name": "loss", "value": 1.0, "low": None, "high": None, "floor": None, "n": 3}]
     )
     assert Run(tmp_path / "old", "old").grok_step is None
-    from grok.report.page.command import write_report
-
     page, twin = write_report([tmp_path / "old"])
     assert page.exists()
     assert "not memorised; not grokked" in twin.read_text()

@@ -2,7 +2,9 @@
 
 import pytest
 from browser import browser, complaints, opened
-from test_page import SHORT, WATCHED
+from test_page import SHORT, WATCHED, comparison_like
+
+from grok.report.page.command import write_report
 
 pytestmark = pytest.mark.browser
 
@@ -74,11 +76,17 @@ def test_sixty_checkpoints_of_a_hundred_queries_are_drawn_in_less_than_a_frame_e
     measure = {"name": "lens/mrr/answer", "title": "answer", "n": 100, "rows": [f"S[{i}]" for i in range(states)],
                "columns": [f"p{i}" for i in range(positions)]}  # fmt: skip
     table = [[[0.5] * positions for _ in range(states)] for _ in range(steps)]
+    named = {
+        "rows": measure["rows"],
+        "columns": measure["columns"],
+        "of": list(range(steps)),
+        "steps": list(range(steps)),
+    }
     told = {
-        "split": "test", "heads": [], "steps": list(range(steps)), "states": measure["rows"], "count": queries,
+        "split": "test", "steps": list(range(steps)), "states": measure["rows"], "count": queries,
         "positions": measure["columns"], "measures": [measure | dict.fromkeys(keys, table)],
         "queries": [[i] * positions for i in range(queries)], "columns": ["answer"], "truth": {}, "tokens": [],
-        "arrays": {"lens/answer/rank": {"shape": shape, "type": "uint16", "data": packed}},
+        "arrays": {"lens/answer/rank": named | {"shape": shape, "type": "uint16", "data": packed}},
     }  # fmt: skip
     (tmp_path / "page.html").write_text(html_page("# big\n\n{{explorer:test}}\n", explorers=[told]))
     with browser(dark=True) as chrome:
@@ -88,4 +96,23 @@ def test_sixty_checkpoints_of_a_hundred_queries_are_drawn_in_less_than_a_frame_e
             "for (let s = 0; s < 60; s++) { e.slider.value = s; e.draw(); } return (performance.now() - began) / 60;"
         )
         assert mean < 100
+        assert complaints(chrome) == []
+
+
+def test_a_cell_shows_what_was_found_there_and_at_that_step(tmp_path):
+    from selenium.webdriver.support.ui import Select
+
+    page, _ = write_report([comparison_like(tmp_path).directory])
+    with browser() as chrome:
+        opened(chrome, page)
+        Select(chrome.find_elements("css selector", ".explorer select")[0]).select_by_index(1)
+        assert not any("decide" in cell for cell in cells(chrome))  # step 20: tracing was made at 10 only
+        assert "at step 10" in chrome.find_element("css selector", ".heads").text
+        chrome.execute_script("const e = window.grokExplorers[0]; e.slider.value = 1; e.draw();")
+        s1, s0 = cells(chrome)[:3], cells(chrome)[3:]  # a, q, e1; the last state first
+        assert ["decides the answer" in cell for cell in s0] == [False, False, True]
+        assert ["does not decide" in cell for cell in s1] == [True, False, True]
+        assert "0.25\n" in chrome.find_element("css selector", ".heads").text.replace(" ", "\n")
+        chrome.execute_script("arguments[0].focus()", chrome.find_elements("css selector", ".cell")[3])
+        assert "no head" in chrome.find_element("css selector", ".heads").text
         assert complaints(chrome) == []

@@ -1,5 +1,7 @@
 """TensorBoard's event files: a layout with all splits on one chart, the configuration, hyper-parameters and results."""
 
+import re
+
 import pytest
 import yaml
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
@@ -7,7 +9,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from grok.records import RunRecord
-from grok.report.tensorboard import read_scalars
+from grok.report.tensorboard import LAYOUT, read_scalars
 
 
 def plugin_values(run, plugin):
@@ -46,3 +48,5 @@ def test_the_layout_the_configuration_and_the_parameters_stand_beside_the_scalar
         ((step, value),) = scalars[f"final/accuracy/{split}"]
         assert (step, value) == (40, pytest.approx(accuracy))
     assert [step for step, _ in scalars["accuracy/id_atomic"]] == [20, 40]
+    patterns = [pattern for tab in ("Splits", "Weights") for _, known in LAYOUT[tab].values() for pattern in known]
+    assert all(any(re.search(pattern, tag) for tag in scalars) for pattern in patterns)

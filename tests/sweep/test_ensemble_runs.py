@@ -63,6 +63,7 @@ def _files(run):
     return sorted(str(path.relative_to(run)) for path in run.rglob("*") if "tfevents" not in path.name)
 
 
+@pytest.mark.slow
 def test_members_are_ordinary_runs(argvs, together, tmp_path):
     analysed = (
         "--trainer.max_steps",

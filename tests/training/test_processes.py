@@ -41,6 +41,7 @@ def together(directory):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of", WORLDS, ids=str)
 def test_two_hundred_steps_in_float64_are_the_same_to_1e_9(together, alone, of):
     results = together[of][1]
@@ -51,10 +52,12 @@ def test_two_hundred_steps_in_float64_are_the_same_to_1e_9(together, alone, of):
     torch.testing.assert_close(results[0]["weights"], alone[1]["weights"], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_block_changes_no_bit(together):
     assert_same(together[2, 1][1][0]["weights"], together[2, 10][1][0]["weights"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of", WORLDS, ids=str)
 def test_counts_circuits_and_cost_are_those_of_one_process_at_every_step(together, alone, of):
     expected, got = RunRecord(alone[0]).rows(), RunRecord(together[of][0]).rows()
@@ -112,6 +115,7 @@ def test_a_loss_that_is_not_finite_on_one_process_is_told_by_both(directory):
     assert_same(one, other)
 
 
+@pytest.mark.slow
 def test_spread_weights_learn_what_whole_ones_learn_and_each_goes_on_from_the_other(directory):
     one = sharded(0, 1, directory / "whole_weights", 20)
     two = in_processes(2, sharded, 2, directory / "spread", 20)

@@ -91,9 +91,8 @@ def _finish(figure: Any, last: int = 1, axis: str = "optimizer step (log scale)"
 
 
 def accuracy_chart(run: Run) -> Any:
-    """Accuracy of every split over log steps, or the loss where nothing is right or wrong."""
-    curves = run.curves("accuracy")
-    return curves_chart(run, curves or run.curves("loss"), "accuracy" if curves else "loss", logarithmic=not curves)
+    """Accuracy of every split over log steps."""
+    return curves_chart(run, run.curves("accuracy"), "accuracy")
 
 
 def curves_chart(run: Run, curves: Mapping[str, Curve], measure: str, logarithmic: bool = False) -> Any:
@@ -123,7 +122,8 @@ def circuit_chart(run: Run) -> Any:
             lines = [cells.values.get((step, state, cells.story_column)) for step in cells.steps]
             known = [line for line in lines if line is not None]
             if known:
-                name = f"{state[:-1]}, {cells.story_column}]"
+                index_of, _, stream = state.partition("]")
+                name = f"{index_of}, {cells.story_column}]{stream}"
                 _line(figure, Curve.of(known), name, index, row, legend=name not in named)
                 named.add(name)
         figure.update_yaxes(rangemode="tozero", row=row, col=1)
@@ -135,12 +135,13 @@ def overlay_chart(groups: Mapping[str, Sequence[Run]], split: str, measure: str 
     """One split of many runs, a thin line each; of a setting the mean over seeds, and a band from lowest to highest."""
     figure = _figure()
     for index, (name, runs) in enumerate(groups.items()):
-        curves = [run.curves(measure)[split] for run in runs if split in run.curves(measure)]
+        found = {run.name: run.curves(measure).get(split) for run in runs}
+        curves = [curve for curve in found.values() if curve is not None]
         if not curves:
             continue
-        for run, curve in zip(runs, curves, strict=False):
-            if len(curves) > 1:
-                _thin(figure, curve, f"{name}, {run.name}", index)
+        for run, curve in found.items():
+            if curve is not None and len(curves) > 1:
+                _thin(figure, curve, f"{name}, {run}", index)
         _line(figure, _mean(curves), f"{name} ({len(curves)} runs)" if len(curves) > 1 else name, index)
     figure.update_yaxes(title_text=f"{measure}, {split}")
     return _finish(figure)

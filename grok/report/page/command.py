@@ -83,7 +83,8 @@ def _one(run: Run) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
     losses = run.curves("loss")
     if "" in (training := run.scalars("training_loss")):
         losses["training"] = training[""]
-    charts["loss"] = draw.curves_chart(run, losses, "loss", logarithmic=True)
+    if losses:
+        charts["loss"] = draw.curves_chart(run, losses, "loss", logarithmic=True)
     if run.story:
         charts["circuit"] = draw.circuit_chart(run)
     charts |= draw.brought_charts(run)

@@ -6,12 +6,17 @@ const data = id => JSON.parse(document.getElementById(id).textContent);
 // ------------------------------------------------------------------ charts
 for (const [name, figure] of Object.entries(data("charts"))) {
   const place = document.getElementById("chart-" + name);
-  if (place) Plotly.newPlot(place, figure.data, figure.layout, { responsive: true, displaylogo: false });
+  if (!place) continue;
+  const inked = () => ({ "font.color": getComputedStyle(document.body).color });
+  figure.layout.font.color = inked()["font.color"];
+  Plotly.newPlot(place, figure.data, figure.layout, { responsive: true, displaylogo: false });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => Plotly.relayout(place, inked()));
 }
 
 // ------------------------------------------------------------------ tables
+const UNITS = { G: 1e9, T: 1e12, P: 1e15, E: 1e18 };
 function sortValue(text) {
-  const number = parseFloat(text.replace(/,/g, ""));
+  const number = parseFloat(text.replace(/,/g, "")) * (UNITS[text.match(/([GTPE])FLOP/)?.[1]] ?? 1);
   return text.trim() === "–" || text.trim() === "" ? Infinity : Number.isNaN(number) ? text.trim() : number;
 }
 function compare(a, b) {
@@ -43,11 +48,16 @@ function unpack(packed) {
   const values = packed.type === "uint16" ? new Uint16Array(bytes.buffer) : bytes;
   const shape = packed.shape;
   return {
+    ...packed,
     shape,
+    made: step => packed.steps[packed.of[step]],  // the step at which it was made that a checkpoint shows
     at(...index) {
       let place = 0;
-      index[0] = packed.of?.[index[0]] ?? index[0];
-      for (let axis = 0; axis < shape.length; axis++) place = place * shape[axis] + (index[axis] ?? 0);
+      index[0] = packed.of[index[0]];
+      for (let axis = 0; axis < shape.length; axis++) {
+        if (!(index[axis] >= 0 && index[axis] < shape[axis])) return null;
+        place = place * shape[axis] + index[axis];
+      }
       return values[place] === NONE[packed.type] ? null : values[place];
     },
   };
@@ -106,22 +116,34 @@ class Explorer {
       this.table.append(row);
     }
   }
+  place(named, state, position) {  // analyses need not look at the same states and positions, nor in the same order
+    return [named.rows.indexOf(this.told.states[state]), named.columns.indexOf(this.told.positions[position])];
+  }
   mean(measure, step, state, position, key = "values") {
-    const row = measure.rows.indexOf(this.told.states[state]), column = measure.columns.indexOf(this.told.positions[position]);
+    const [row, column] = this.place(measure, state, position);
     return row < 0 || column < 0 ? null : measure[key][step][row][column];
+  }
+  one(name, step, query, state, position) {  // all numbers of a cell, for one query, if made at this very checkpoint
+    const array = this.arrays[name];
+    if (!array || array.made(step) !== this.told.steps[step]) return [];
+    const place = this.place(array, state, position), last = array.shape[4] ?? 1;
+    return [...Array(last).keys()].map(k => array.at(step, query, ...place, k)).filter(one => one !== null);
   }
   draw() {
     const step = +this.slider.value, query = +this.query.value, measure = this.told.measures[+this.measure.value];
     this.shown.textContent = `step ${this.told.steps[step].toLocaleString("en")}`;
     this.slider.setAttribute("aria-valuetext", this.shown.textContent);
     this.told.states.forEach((_, s) => this.told.positions.forEach((_, p) => this.fill(this.cells[s][p], step, query, measure, s, p)));
-    const n = query < 0 ? `Means over ${measure.n} queries, floor in brackets. ` : "";
+    const right = Object.entries(this.told.truth).map(([name, tokens]) => `${name} ${tokens[query]?.filter(t => t >= 0).map(t => this.token(t)).join(" ")}`);
+    const n = query < 0 ? `Means over ${measure.n} queries, floor in brackets. ` : right.length ? `Right: ${right.join(", ")}. ` : "";
     this.note.replaceChildren(n, make("b", { textContent: "bridge", style: "border-color:#e69f00" }), " or ",
       make("b", { textContent: "answer", style: "border-color:#009e73" }), " on top of the lens.");
     this.attention();
   }
   fill(cell, step, query, measure, s, p) {
     let share = this.mean(measure, step, s, p), lines = [], kind = "";
+    const [low, high] = ["low", "high"].map(key => this.mean(measure, step, s, p, key));
+    cell.title = query < 0 && low !== null && high !== null ? `95 % interval ${low} to ${high}` : "";
     if (query < 0) {
       const floor = this.mean(measure, step, s, p, "floors");
       if (share !== null) lines = [share.toFixed(2) + (floor === null ? "" : ` (${floor.toFixed(2)})`)];
@@ -135,21 +157,23 @@ class Explorer {
     cell.replaceChildren(...lines.map((line, i) => i ? make("small", { textContent: line }) : line));
   }
   single(step, query, measure, s, p) {
-    const top = this.arrays["lens/top"], lines = [], ranks = {};
+    const lines = [], ranks = {};
     for (const column of this.told.columns) {
-      const rank = this.arrays[`lens/${column}/rank`]?.at(step, query, s, p, 0);
-      if (rank !== null && rank !== undefined) ranks[column] = rank;
+      const found = this.one(`lens/${column}/rank`, step, query, s, p);
+      if (found.length) ranks[column] = found;
     }
-    if (top) lines.push([...Array(top.shape[4]).keys()].map(k => this.token(top.at(step, query, s, p, k))).join(" "));
-    const told = Object.entries(ranks).filter(([c]) => /^(bridge|answer)/.test(c)).map(([c, r]) => `${c} ${r + 1}.`);
+    const top = this.one("lens/top", step, query, s, p);
+    if (top.length) lines.push(top.map(t => this.token(t)).join(" "));
+    const told = Object.entries(ranks).filter(([c]) => /^(bridge|answer|v\d)/.test(c)).map(([c, r]) => `${c} ${Math.min(...r) + 1}.`);
     if (told.length) lines.push(told.join(", "));
-    const changed = this.arrays["tracing/changed"]?.at(step, query, s, p);
-    if (changed !== null && changed !== undefined) lines.push(changed ? "decides the answer" : "does not decide");
-    const [kindOf, , column] = measure.name.split("/");
+    const [changed] = this.one("tracing/changed", step, query, s, p);
+    if (changed !== undefined) lines.push(changed ? "decides the answer" : "does not decide");
+    const [kindOf, what, column] = measure.name.split("/");
+    const score = what === "mrr" ? r => 1 / (r + 1) : what.startsWith("recall@") ? r => +(r < +what.slice(7)) : null;
     let share = null;
-    if (kindOf === "lens") share = column in ranks ? 1 / (ranks[column] + 1) : null;
-    else if (changed !== null && changed !== undefined) share = changed / 200;
-    const kind = ranks.answer === 0 ? "answer" : Object.entries(ranks).some(([c, r]) => c.startsWith("bridge") && r === 0) ? "bridge" : "";
+    if (kindOf === "lens" && score && ranks[column]) share = ranks[column].map(score).reduce((a, b) => a + b) / ranks[column].length;
+    else if (kindOf === "tracing" && what === "changed" && changed !== undefined) share = changed / 200;
+    const kind = ranks.answer?.includes(0) ? "answer" : Object.entries(ranks).some(([c, r]) => c.startsWith("bridge") && r.includes(0)) ? "bridge" : "";
     return { share, lines, kind };
   }
   attention() {
@@ -157,21 +181,24 @@ class Explorer {
     this.cells.flat().forEach(cell => cell.classList.remove("chosen"));
     this.cells[state][position].classList.add("chosen");
     if (!patterns) return this.side.replaceChildren();
-    const step = +this.slider.value, query = +this.query.value, [, count, attentions, heads, , keys] = patterns.shape;
-    const index = Math.max(0, Math.min(attentions - 1, state - 1));  // S[i] is written by step i - 1
-    this.side.replaceChildren(...[...Array(heads).keys()].map(head => {
-      const name = this.told.heads[index * heads + head] ?? `${index}.head${head}`;
+    const step = +this.slider.value, query = +this.query.value, made = patterns.made(step);
+    const [, count, , heads, , keys] = patterns.shape, from = patterns.columns.indexOf(this.told.positions[position]);
+    // S[i] is written by step i - 1; a step of several blocks has heads of the names STEP.BLOCK.headN
+    const writer = this.told.states[state].match(/\d+/)[0] - 1;
+    const shown = made === undefined || from < 0 ? [] : patterns.heads.map((name, i) => [name, i]).filter(([name]) => parseInt(name) === writer);
+    if (!shown.length) return this.side.replaceChildren(writer < 0 ? "S[0] is the embedding: no head has written it." : "No attention recorded.");
+    const about = (query < 0 ? `, mean of ${count}` : "") + (made === this.told.steps[step] ? "" : `, at step ${made.toLocaleString("en")}`);
+    this.side.replaceChildren(...shown.map(([name, i]) => {
+      const index = Math.floor(i / heads), head = i % heads;
       const weights = [...Array(keys).keys()].map(key => {
-        if (query >= 0) return (patterns.at(step, query, index, head, position, key) ?? 0) / 200;
-        let sum = 0;
-        for (let n = 0; n < count; n++) sum += patterns.at(step, n, index, head, position, key) ?? 0;
-        return sum / count / 200;
+        const seen = (query >= 0 ? [query] : [...Array(count).keys()]).map(n => patterns.at(step, n, index, head, from, key)).filter(one => one !== null);
+        return seen.length ? seen.reduce((a, b) => a + b) / seen.length / 200 : null;
       });
-      const names = this.told.positions.slice(0, keys);
-      return make("table", {}, make("caption", { textContent: `${name} from ${this.told.positions[position]}` }),
+      const names = patterns.columns;
+      return make("table", {}, make("caption", { textContent: `${name} from ${this.told.positions[position]}${about}` }),
         make("tr", {}, ...names.map(one => make("th", { textContent: one }))),
         make("tr", {}, ...weights.slice(0, names.length).map(weight => {
-          const look = colour(weight), cell = make("td", { textContent: weight.toFixed(2) });
+          const look = colour(weight ?? 0), cell = make("td", { textContent: weight?.toFixed(2) ?? "–" });
           cell.style.background = look.background;
           cell.style.color = look.ink;
           return cell;

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from grok.errors import BadInput
+from grok.provenance import SECRET
 from grok.reading import read_yaml
 from grok.records import RunRecord
 from grok.report.cells import Cells, cells_of, story_grids
@@ -140,7 +141,13 @@ class Run:
 
     def yaml(self) -> str:
         """The configuration as text."""
-        return yaml.safe_dump(dict(self.config), sort_keys=False)
+        return yaml.safe_dump(_without_secrets(self.config), sort_keys=False)
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: "***" if v is not None and SECRET.search(str(k)) else _without_secrets(v) for k, v in value.items()}
+    return [_without_secrets(one) for one in value] if isinstance(value, list) else value
 
 
 def _leaves(value: Any, key: str) -> list[tuple[str, Any]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from grok.report.page.run import Run
@@ -25,11 +27,12 @@ def of_run(run: Run, charts: Sequence[str], explored: Sequence[str]) -> Iterator
         charts: names of the charts that there are.
         explored: splits that the circuit explorer shows.
     """
-    yield f"# {run.name}"
+    yield f"# {_plain(run.name)}"
     yield ""
     yield _line(run)
     yield ""
-    yield from table(["split", "accuracy", "loss", "queries", "50 % at", "95 % at", "99 % at"], _final(run))
+    if run.summary.get("loss"):
+        yield from _table(["split", "accuracy", "loss", "queries", "50 % at", "95 % at", "99 % at"], _final(run))
     for name, heading in _CHARTS.items():
         shown = [chart for chart in charts if chart == name or chart.startswith(f"{name}:")]
         if not shown:
@@ -43,7 +46,7 @@ def of_run(run: Run, charts: Sequence[str], explored: Sequence[str]) -> Iterator
     if "circuit" not in charts:
         yield from _explorers(explored)
     yield from ("", "## Cost to milestones", "")
-    yield from table(["milestone", "step", "queries", "FLOPs", "training time"], _costs(run))
+    yield from _table(["milestone", "step", "queries", "FLOPs", "training time"], _costs(run))
     yield from ("", "Queries, FLOPs and time are those of the whole run, in proportion to the step.", "")
     yield from _data(run)
     yield from _configuration(run)
@@ -96,9 +99,13 @@ def _final(run: Run) -> Iterator[list[str]]:
         accuracy = (run.summary.get("accuracy") or {}).get(split)
         reached = [curves[split].first(level) if split in curves else None for level in LEVELS]
         yield [
-            split, "–" if accuracy is None else f"{100 * accuracy:.1f} %", f"{loss:.4g}",
+            _plain(split), _share(accuracy), "–" if loss is None else f"{loss:.4g}",
             f"{(run.summary.get('queries_in_split') or {}).get(split, 0):,}", *(_step(step) for step in reached),
         ]  # fmt: skip
+
+
+def _share(accuracy: float | None) -> str:
+    return "–" if accuracy is None or math.isnan(accuracy) else f"{100 * accuracy:.1f} %"
 
 
 def _step(step: int | None) -> str:
@@ -113,11 +120,13 @@ def _costs(run: Run) -> Iterator[list[str]]:
         if step is None or not end:
             yield [name, "–", "–", "–", "–"]
             continue
-        share = step / end
-        queries, flops, seconds = (
-            float(summary.get(key) or 0) * share for key in ("queries", "flops", "train_seconds")
-        )
-        yield [name, f"{step:,}", f"{queries:,.0f}", spelled(flops), f"{seconds:,.1f} s"]
+        spent = {key: summary[key] * step / end for key in _SPENT if summary.get(key) is not None}
+        yield [name, f"{step:,}", *(told(spent[key]) if key in spent else "–" for key, told in _SPENT.items())]
+
+
+_SPENT: Mapping[str, Callable[[float], str]] = {
+    "queries": "{:,.0f}".format, "flops": spelled, "train_seconds": "{:,.1f} s".format,
+}  # fmt: skip
 
 
 def _data(run: Run) -> Iterator[str]:
@@ -126,20 +135,37 @@ def _data(run: Run) -> Iterator[str]:
     shown = starts[-1].get("example") if starts else None
     yield from ("## Data", "", f"`{(run.config.get('data') or {}).get('class_path', '?')}`", "")
     if sizes:
-        yield from table(["size", "value"], [[name, f"{value:g}"] for name, value in sizes.items()])
+        yield from _table(["size", "value"], [[name, f"{value:g}"] for name, value in sizes.items()])
         yield ""
     if shown:
-        yield f"A query of `{shown['split']}`, and its answer:"
+        yield f"A query of {_code(shown['split'])}, and its answer:"
         yield ""
-        yield from table(
+        yield from _table(
             ["position", "shown"],
-            [[f"`{place}`", _shown(one)] for place, one in zip(shown["positions"], shown["query"], strict=False)],
+            [[_code(place), _shown(one)] for place, one in zip(shown["positions"], shown["query"], strict=False)],
         )
         yield from ("", f"Answer: {', '.join(_shown(one) for one in shown['answer'])}", "")
 
 
 def _shown(value: Any) -> str:
-    return f"`{value if isinstance(value, str) else json.dumps(value)}`"
+    return _code(value if isinstance(value, str) else json.dumps(value))
+
+
+def _code(text: str) -> str:
+    """As code, whatever characters are in it; between more backticks than stand there together."""
+    ticks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    padded = f" {text} " if text.startswith("`") or text.endswith("`") or not text.strip() else text
+    return f"{ticks}{' '.join(padded.splitlines())}{ticks}"
+
+
+def _plain(text: str) -> str:
+    """With what Markdown would take for markup as it is."""
+    return re.sub(r"([\\`*\[<])", r"\\\1", text)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    whole = [[cell.replace("|", "\\|") for cell in cells] for cells in (head, *rows)]
+    yield from table(whole[0], whole[1:])
 
 
 def _configuration(run: Run) -> Iterator[str]:
@@ -147,15 +173,15 @@ def _configuration(run: Run) -> Iterator[str]:
     yield from ("## Configuration", "")
     if starts and starts[0].get("presets"):
         changed = starts[0]["overrides"]
-        presets = ", ".join(f"`{file}`" for file in starts[0]["presets"])
+        presets = ", ".join(_code(file) for file in starts[0]["presets"])
         yield f"Preset: {presets}{'; the command line changes:' if changed else ', as it is.'}"
         yield ""
         if changed:
-            yield from table(
+            yield from _table(
                 ["key", "preset", "here"],
                 [
                     [
-                        f"`{one['key']}`",
+                        _code(one["key"]),
                         "not set" if one["preset"] is None else _shown(one["preset"]),
                         _shown(one["value"]),
                     ]
@@ -163,7 +189,9 @@ def _configuration(run: Run) -> Iterator[str]:
                 ],
             )
             yield ""
-    yield from ("All keys:", "", "```yaml", run.yaml().rstrip(), "```", "")
+    text = run.yaml().rstrip()
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    yield from ("All keys:", "", f"{fence}yaml", text, fence, "")
 
 
 def _starts(run: Run) -> Iterator[str]:
@@ -174,10 +202,11 @@ def _starts(run: Run) -> Iterator[str]:
     for start in starts:
         packages = ", ".join(f"{name} {version}" for name, version in start["packages"].items() if version)
         how = "Started" if not start.get("resumed") else f"Went on from {start['resumed']}"
-        yield f"- {how} {start['time']}: `{start['command']}` in `{start['directory']}`"
+        yield f"- {how} {start['time']}: {_code(start['command'])} in {_code(start['directory'])}"
         commit = start["commit"] or "not known"
         yield f"    - grok {start['grok']}, commit {commit}; Python {start['python']}, {packages}"
-        yield f"    - {start['device']}, {start['threads']} thread(s) of {start['cores']} cores, {start['platform']}"
+        where = f"{start.get('threads')} thread(s) of {start.get('cores')} cores, {start.get('platform')}"
+        yield f"    - {start['device']}, {where}"
 
 
 # ---------------------------------------------------------------------------------------------------- several runs
@@ -190,19 +219,27 @@ def seedless(keys: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
 
 def groups_of(runs: Sequence[Run], keys: Mapping[str, Sequence[Any]]) -> dict[str, list[Run]]:
     """Runs that differ in seeds only, together, by what they have in common."""
-    found: dict[str, list[Run]] = {}
-    for index, run in enumerate(runs):
-        setting = ", ".join(f"{_short(key)} {_spelled(values[index])}" for key, values in seedless(keys).items())
-        found.setdefault(setting or run.regime, []).append(run)
-    return found
+    found: dict[tuple[str, ...], list[int]] = {}
+    for index in range(len(runs)):
+        found.setdefault(tuple(_whole(values[index]) for values in seedless(keys).values()), []).append(index)
+    names = {}
+    for setting, members in found.items():
+        told = ", ".join(f"{_short(key)} {_spelled(values[members[0]])}" for key, values in seedless(keys).items())
+        whole = ", ".join(f"{key} {value}" for key, value in zip(seedless(keys), setting, strict=True))
+        names[whole if told in names else told or runs[members[0]].regime] = [runs[index] for index in members]
+    return names
 
 
 def _short(key: str) -> str:
     return key.rpartition(".")[2]
 
 
+def _whole(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def _spelled(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = _whole(value)
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
 
 
@@ -210,8 +247,8 @@ def of_runs(title: str, runs: Sequence[Run], keys: Mapping[str, Sequence[Any]], 
     """Lines about several runs: medians of each setting, charts, and a table of all runs."""
     splits = list(dict.fromkeys(split for run in runs for split in run.curves("accuracy")))
     groups = groups_of(runs, keys)
-    yield from (f"# {title}", "", f"{len(runs)} runs, {len(groups)} settings.", "", "## Settings", "")
-    yield from table(
+    yield from (f"# {_plain(title)}", "", f"{len(runs)} runs, {len(groups)} settings.", "", "## Settings", "")
+    yield from _table(
         ["setting", "runs", "memorised at", "grokked at", *(f"final {split}" for split in splits)],
         [_setting(name, members, splits) for name, members in groups.items()],
     )
@@ -220,7 +257,7 @@ def of_runs(title: str, runs: Sequence[Run], keys: Mapping[str, Sequence[Any]], 
         yield from (f"{{{{chart:{chart}}}}}", "")
     yield from ("## Runs", "")
     names = {key: _short(key) if [_short(one) for one in keys].count(_short(key)) == 1 else key for key in keys}
-    yield from table(
+    yield from _table(
         ["run", *names.values(), "memorised at", "grokked at", "delay", *(f"final {s}" for s in splits), "training s"],
         [_row(run, index, keys, splits) for index, run in enumerate(runs)],
     )
@@ -235,7 +272,7 @@ def _setting(name: str, runs: Sequence[Run], splits: Sequence[str]) -> list[str]
     finals = [[(run.summary.get("accuracy") or {}).get(split) for run in runs] for split in splits]
     told = [_span(column, "{:,.0f}", statistics.median) for column in steps]
     told += [_span(column, "{:.1%}", statistics.fmean) for column in finals]
-    return [_escaped(name), str(len(runs)), *told]
+    return [_plain(name), str(len(runs)), *told]
 
 
 def _span(column: Sequence[float | None], spelling: str, middle: Any) -> str:
@@ -250,16 +287,12 @@ def _span(column: Sequence[float | None], spelling: str, middle: Any) -> str:
 
 def _row(run: Run, index: int, keys: Mapping[str, Sequence[Any]], splits: Sequence[str]) -> list[str]:
     accuracy, delay = run.summary.get("accuracy") or {}, run.summary.get("delay")
-    finals = ("–" if accuracy.get(split) is None else f"{100 * accuracy[split]:.1f} %" for split in splits)
+    finals = (_share(accuracy.get(split)) for split in splits)
     return [
-        _escaped(run.name), *(_escaped(_spelled(values[index])) for values in keys.values()),
+        _plain(run.name), *(_plain(_spelled(values[index])) for values in keys.values()),
         _step(run.summary.get("memorised_step")), _step(run.grok_step), "–" if delay is None else f"{delay:.1f}",
         *finals, f"{run.summary.get('train_seconds', 0):,.0f}",
     ]  # fmt: skip
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|")
 
 
 def _percent(text: str) -> str:
