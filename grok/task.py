@@ -35,6 +35,8 @@ class Task:
         features: width of a continuous input column; None if the inputs are tokens.
         fields: the consecutive parts of a column; none means one part, which nobody has named.
         answer: first feature of the part of a column that is answered, which a fixed read-out gives.
+        answers_shown: whether answers stand in the input behind the positions at which they are asked for, where a
+            model that is not causal would just read them.
     """
 
     positions: int
@@ -43,6 +45,7 @@ class Task:
     features: int | None = None
     fields: tuple[Field, ...] = ()
     answer: int = 0
+    answers_shown: bool = False
 
     def __post_init__(self) -> None:
         if (self.tokens is None) == (self.features is None):

@@ -116,7 +116,7 @@ class AffineRecurrence(RegimeDataModule):
     @property
     def task(self) -> Task:
         """See `RegimeDataModule.task`."""
-        return Task(positions=self.terms - 1, outputs=self.dim, features=self.dim)
+        return Task(positions=self.terms - 1, outputs=self.dim, features=self.dim, answers_shown=True)
 
     @property
     def determined(self) -> int:

@@ -154,7 +154,7 @@ class GraphNavigation(RegimeDataModule):
     def task(self) -> Task:
         """See `RegimeDataModule.task`."""
         symbols = len(self.graph) + len(self.queries.special)
-        return Task(positions=PROMPT - 1 + self.queries.slots, outputs=symbols, tokens=symbols)
+        return Task(positions=PROMPT - 1 + self.queries.slots, outputs=symbols, tokens=symbols, answers_shown=True)
 
     def token_name(self, token: int) -> str:
         """See `RegimeDataModule.token_name`."""

@@ -117,7 +117,7 @@ class TreePaths(RegimeDataModule):
         fields = [Field("parent", self.labels, matched=self.forward), Field("child", self.labels)]
         fields += [Field("stage", 2, head=1)] if self.forward else []
         positions = self.labels + self.forward + 2 * (self.steps(max(self.depth, self.test_depth)) - 1)
-        return Task(positions, outputs=self.width, features=self.width, fields=tuple(fields))
+        return Task(positions, outputs=self.width, features=self.width, fields=tuple(fields), answers_shown=True)
 
     def steps(self, depth: int) -> int:
         """Steps of a path between a goal and a root that are `depth` hops apart."""

@@ -103,6 +103,8 @@ class GrokModule(L.LightningModule):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed if init_seed is None else init_seed)
             self.net = net(task)
+        if task.answers_shown and not self.net.causal:
+            insist([Problem("causal", False, "the inputs of this data show answers further on: use a causal model")])
         self.ema = None if ema_decay is None else copy.deepcopy(self.net).requires_grad_(False)
         self._average = None if ema_decay is None else get_ema_multi_avg_fn(ema_decay)  # type: ignore[no-untyped-call]
         self.objective = objective or CrossEntropy()

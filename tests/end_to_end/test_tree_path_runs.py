@@ -34,6 +34,15 @@ def test_a_small_layer_learns_to_climb_trees_it_has_not_seen(grok, tmp_path):
     assert values["measures/without_head/nodes/head0"] < 0.1
 
 
+@pytest.mark.parametrize("config", ["yang2025/tree_backward_small.yaml", "khona2024/navigation_small.yaml"])
+def test_a_model_that_would_read_the_answers_is_refused(grok, tmp_path, config):
+    arguments = ("--config", CONFIGS.parent / config, "--run_dir", tmp_path / "run", "--model.net.causal", "false")
+    status, _, errors = grok("fit", *arguments, "--measures.enabled", "false")
+    assert (status, len(errors.strip().splitlines())) == (2, 1)
+    assert "causal=False: the inputs of this data show answers further on: use a causal model" in errors
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("direction", ["backward", "forward"])
