@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from grok.data.datamodule import Generated, RegimeDataModule
-from grok.data.keyed import keyed_uniform
+from grok.data.keyed import keyed_generator
 from grok.data.split import Split
 from grok.data.stream import FreshStream
 from grok.errors import Problem, insist
@@ -129,9 +129,7 @@ class AffineRecurrence(RegimeDataModule):
 
     def queries(self, size: int, region: Range, without: Range | None, *key: int | str) -> Split:
         """`size` sequences with coefficients from `region`, and not from `without`, selected by `key`."""
-        # torch's CPU generator looks at 32 bits of its seed only, so they must depend on the whole key.
-        generator = torch.Generator().manual_seed(int(keyed_uniform(1 << 32, *key)))
-        width, degree = self.dim, self.degree
+        generator, width, degree = keyed_generator(*key), self.dim, self.degree
         coef = _uniform(region, without, generator, size, degree, width, width) / (width * degree)
         offset = _uniform(self.offset_range, None, generator, size, width)
         terms = [_uniform(self.start_range, None, generator, size, width)]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from grok.data.datamodule import Generated, RegimeDataModule
-from grok.data.keyed import keyed_uniform
+from grok.data.keyed import keyed_generator
 from grok.data.split import Split
 from grok.data.stream import FreshStream
 from grok.errors import Problem, insist
@@ -145,13 +145,13 @@ class NonlinearRegression(RegimeDataModule):
     def _vectors(self) -> Tensor:
         """The feature vectors `[K, D]`, of length 1."""
         shape = (self.dim, self.dim if self.feature_gram == "orthonormal" else self.features)
-        drawn = torch.randn(shape, generator=_generator("feature vectors", self.seed))
+        drawn = torch.randn(shape, generator=keyed_generator("feature vectors", self.seed))
         unit: Tensor = torch.linalg.qr(drawn).Q if self.feature_gram == "orthonormal" else drawn / drawn.norm(dim=0)
         return unit.T[: self.features].contiguous()
 
     def queries(self, family: str, size: int, *key: int | str) -> Split:
         """`size` queries about functions of `family`, selected by `key`."""
-        generator, length = _generator(*key), self.context + 1
+        generator, length = keyed_generator(*key), self.context + 1
         feature = torch.multinomial(self.feature_probs, size * length, replacement=True, generator=generator)
         feature = feature.view(size, length)
         x = self.vectors[feature] + self.noise * torch.randn(size, length, self.dim, generator=generator)
@@ -183,8 +183,3 @@ class NonlinearRegression(RegimeDataModule):
         families = {"trained_family": self.family, "held_out_family": self.held_out_family}
         splits = {name: self.queries(family, self.test_size, name, self.seed) for name, family in families.items()}
         return Generated(stream, splits)
-
-
-def _generator(*key: int | str) -> torch.Generator:
-    # torch's CPU generator looks at 32 bits of its seed only, so they must depend on the whole key.
-    return torch.Generator().manual_seed(int(keyed_uniform(1 << 32, *key)))

@@ -122,9 +122,8 @@ class RetrievalCopying(RegimeDataModule):
         if symbols is not None and symbols < fewest:
             problems.append(Problem("symbols", symbols, f"use {fewest} or more ({why})"))
         if symbols is not None and symbols > MOST_SYMBOLS and task[:2] in ("NR", "NL"):
-            problems.append(
-                Problem("symbols", symbols, f"use at most {MOST_SYMBOLS}, of which one repeats, for {task}")
-            )
+            most = f"use at most {MOST_SYMBOLS}, of which one repeats, for {task}"
+            problems.append(Problem("symbols", symbols, most))
         if not 0 <= opposite < 1:
             problems.append(Problem("opposite", opposite, "give a share from 0 to below 1"))
         if test_size < 1:
@@ -135,7 +134,8 @@ class RetrievalCopying(RegimeDataModule):
     def task(self) -> Task:
         """See `RegimeDataModule.task`: positions for the longest test, so that offsets fit too."""
         tokens = SPECIAL + self.symbols
-        return Task(positions=self._width(self.train_length * self.bins), outputs=tokens, tokens=tokens)
+        positions = self._width(self.train_length * self.bins)
+        return Task(positions, outputs=tokens, tokens=tokens, answers_shown=self.copies)
 
     def _width(self, length: int) -> int:
         """Positions of a query on a context of `length` symbols; `<eos>` is never shown."""
