@@ -26,7 +26,7 @@ EXPORT = """usage: grok export RUN DIRECTORY [--step N] [--as safetensors|huggin
 The evaluated weights of a step of the series (by default the last) and the configuration; `huggingface` writes a
 GPT2LMHeadModel, where the model is one (loops = 1, and GPT-2's options)."""
 
-IMPORT = """usage: grok import CHECKPOINT RUN --config CONFIG [--step N] [--KEY VALUE …]
+IMPORT = """usage: grok import CHECKPOINT RUN --config CONFIG [--step N, by default 1] [--KEY VALUE …]
 Weights of a Hugging Face GPT-2, of one whose stack runs twice (net.loops = 2), of the recursive model of He et al.
 2026 (TRM), or of this project, as a run: `grok trace RUN` examines it. The configuration says which model and which
 data; CHECKPOINT is a .safetensors file, or what torch.save has written of tensors only."""
@@ -106,7 +106,7 @@ def import_(argv: Sequence[str]) -> None:
     words, options = _options(argv, ("step",), IMPORT)
     if len(words) < 3 or any(word.startswith("-") for word in words[:2]) or "--config" not in " ".join(words):
         raise BadInput(IMPORT)
-    checkpoint, run, step = Path(words[0]), Path(words[1]), _step(options.get("step")) or 0
+    checkpoint, run, step = Path(words[0]), Path(words[1]), _step(options.get("step")) or 1  # training begins at 0
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise BadInput(f"{run}: exists; give a new directory")
     weights = _read(checkpoint)
