@@ -299,7 +299,7 @@ class GrokCLI(LightningCLI):
             for line in damaged:
                 say(f"{line}; going on from {resumed}")
             say(f"{'Resuming' if resumed else 'Training'} in {self.run_dir}; {_describe(self)}")
-            self._note_start(resumed or checkpoint)
+            recorder.start = self._start(resumed or checkpoint)
             with reading(resumed or checkpoint):
                 self.trainer.fit(**{**kwargs, "ckpt_path": resumed or checkpoint, **_PLAIN_DATA})
         except NotFinite as error:
@@ -309,16 +309,10 @@ class GrokCLI(LightningCLI):
         finally:
             recorder.release()
 
-    def _note_start(self, resumed: str | Path | None) -> None:
-        """Keep where this run comes from, and how its data look."""
-        if self.trainer.is_global_zero:
-            self.run_dir.mkdir(parents=True, exist_ok=True)
-            record = RunRecord(self.run_dir)
-            if not record.has_begun():
-                record.forget_starts()
-            known = provenance(self.argv, self.trainer.strategy.root_device)
-            known |= {"resumed": None if resumed is None else Path(resumed).name, "example": example(self.datamodule)}
-            record.append_start(known)
+    def _start(self, resumed: str | Path | None) -> dict[str, Any]:
+        """Where this run comes from, and how its data look."""
+        known = provenance(self.argv, self.trainer.strategy.root_device)
+        return known | {"resumed": resumed and Path(resumed).name, "example": example(self.datamodule)}
 
     def _with_remedy(self, error: NotFinite) -> NotFinite:
         """Tell where the batch of a step that was not finite is found, what is saved, and what helps."""

@@ -39,6 +39,7 @@ class RunRecorder(L.Callback):
         self._lock: IO[str] | None = None
         self._previous: dict[str, Tensor] = {}
         self._has_baselines = False
+        self.start: dict[str, Any] | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Keep other processes out before anything is written."""
@@ -71,6 +72,11 @@ class RunRecorder(L.Callback):
         self._has_baselines = any(row["name"].startswith("baseline/") for row in recorded)
         if isinstance(trainer.strategy, FullySharded):
             self.norms = False  # would keep the whole model on every device
+        if trainer.is_global_zero and self.start is not None:  # not before: a checkpoint may be refused
+            record = RunRecord(trainer.default_root_dir)
+            if trainer.ckpt_path is None:
+                record.forget_starts()  # of one that never began
+            record.append_start(self.start)
         if trainer.is_global_zero and _has_tensorboard(trainer):
             describe(trainer.default_root_dir)
         matrices = _matrices(cast(GrokModule, pl_module)) if self.norms else {}
