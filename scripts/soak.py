@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -76,7 +77,8 @@ class Look:
 
     @classmethod
     def now(cls) -> Look:
-        """At this moment."""
+        """At this moment, without what Python only has to collect."""
+        gc.collect()
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         memory = pages * os.sysconf("SC_PAGESIZE") / 1e6
         return cls(memory, len(os.listdir("/proc/self/fd")), threading.active_count())  # noqa: PTH208

@@ -78,7 +78,7 @@ class RunRecorder(L.Callback):
                 record.forget_starts()  # of one that never began
             record.append_start(self.start)
         if trainer.is_global_zero and _has_tensorboard(trainer):
-            describe(trainer.default_root_dir)
+            describe(trainer.default_root_dir, resumed=trainer.ckpt_path is not None)
         matrices = _matrices(cast(GrokModule, pl_module)) if self.norms else {}
         self._previous = {name: self._previous.get(name, weight).to(weight.device) for name, weight in matrices.items()}
 

@@ -49,12 +49,15 @@ LAYOUT = {
 """Charts of the tab Custom Scalars: all splits together first."""
 
 
-def describe(run: str | Path) -> None:
+def describe(run: str | Path, resumed: bool = False) -> None:
     """Write how TensorBoard lays the run out, and its configuration as text; what was written before goes.
 
     Args:
         run: the run directory; nothing is written if it has no event files.
+        resumed: whether the run goes on, so that what is there stays.
     """
+    if resumed and any((Path(run) / "tensorboard").glob("events*.layout")):
+        return
     with _anew(run, ".layout") as writer:
         if writer is not None:
             writer.add_custom_scalars(LAYOUT)
