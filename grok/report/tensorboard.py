@@ -76,7 +76,7 @@ def conclude(run: str | Path, summary: Mapping[str, Any]) -> None:
     metrics = {f"final/accuracy/{split}": value for split, value in (summary.get("accuracy") or {}).items()}
     metrics |= {f"final/loss/{split}": value for split, value in (summary.get("loss") or {}).items()}
     metrics |= {f"final/grok_step/{split}": step for split, step in (summary.get("grok_step") or {}).items()}
-    metrics |= {f"final/{key}": summary.get(key) for key in ("memorised_step", "delay", "flops", "train_seconds")}
+    metrics |= {f"final/{key}": summary.get(key) for key in ("memorised_step", "delay", "flops")}
     known = {key: float(value) for key, value in metrics.items() if value is not None}
     with _anew(run, ".hparams") as writer:
         if writer is None:
