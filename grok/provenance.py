@@ -97,7 +97,7 @@ def _value(presets: Sequence[Mapping[str, Any]], key: str) -> Any:
 
 def example(data: RegimeDataModule) -> dict[str, Any]:
     """One evaluation query, written: split, positions, what stands there, and what is right; of columns the numbers."""
-    name = next((one for one in data.held_out_splits if one in data.splits), next(iter(data.splits)))
+    name = data.main_split
     split = data.splits[name]
     shown, right = split.inputs[0], split.targets[0][split.mask[0]]
     written = [

@@ -124,7 +124,7 @@ class CircuitCallback(L.Callback):
                 insist([Problem(f"{self.kind}.enabled", True, fix)])
             try:
                 self._chosen[name] = choose_examples(split, self.examples or self.usual_examples(split), name=name)
-                self.validate(model, data, self._chosen[name])
+                self.validate(model, data, name, self._chosen[name])
             except BadInput as error:
                 raise BadInput(*(self._told(one) for one in error.problems)) from error
 
@@ -138,9 +138,9 @@ class CircuitCallback(L.Callback):
         """Whether a saved checkpoint is one that a trace looks at: all, or the first, the last, and every so many."""
         return self.schedule is None or step == last or self.schedule.due(step)
 
-    def validate(self, model: StepModel, data: RegimeDataModule, split: Split) -> None:
+    def validate(self, model: StepModel, data: RegimeDataModule, name: str, split: Split) -> None:
         """Raise `BadInput` if the analysis cannot be made on `split`; by default it is tried."""
-        self.analyse(model, data, "", split)
+        self.analyse(model, data, name, split)
 
     def measure(self, model: StepModel, data: RegimeDataModule) -> dict[str, Analysis]:
         """Analyse every split asked for."""

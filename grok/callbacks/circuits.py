@@ -146,7 +146,7 @@ class CausalTracing(CircuitCallback):
     def _draw(self, data: RegimeDataModule, split: Split) -> tuple[list[Counterfactual], list[Counterfactual]]:
         return counterfactuals_for(data.generated.facts, split, self.counterfactuals)
 
-    def validate(self, model: StepModel, data: RegimeDataModule, split: Split) -> None:
+    def validate(self, model: StepModel, data: RegimeDataModule, name: str, split: Split) -> None:
         """See `CircuitCallback.validate`."""
         wrong = [measure for measure in self.measures if measure not in MEASURES]
         insist([Problem("measures", wrong, f"use {', '.join(MEASURES)}")] if wrong else [])
@@ -203,7 +203,7 @@ class SemanticPatching(CircuitCallback):
             insist([Problem("sources", self.sources, f"no such split; this regime has {', '.join(data.splits)}")])
         return cast(AtomicFacts, facts), None if self.sources is None else data.splits[self.sources]
 
-    def validate(self, model: StepModel, data: RegimeDataModule, split: Split) -> None:
+    def validate(self, model: StepModel, data: RegimeDataModule, name: str, split: Split) -> None:
         """See `CircuitCallback.validate`."""
         facts, sources = self._knowledge(data)
         semantic_pairs(split, facts, sources, self.pairs)

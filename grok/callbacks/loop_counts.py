@@ -52,7 +52,7 @@ class LoopCounts(CircuitCallback):
         """Nearly all: only answers are counted."""
         return min(3000, len(split))
 
-    def validate(self, model: StepModel, data: RegimeDataModule, split: Split) -> None:
+    def validate(self, model: StepModel, data: RegimeDataModule, name: str, split: Split) -> None:
         """See `CircuitCallback.validate`."""
         if model.loops is None:
             fix = f"{type(model).__name__} has no loops whose number could be changed: use false"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from grok.circuits.attention import attention_patterns
+from grok.circuits.attention import attention_patterns, zeroing
 from grok.circuits.examples import analysing, state_names
 from grok.circuits.grid import Grid
 from grok.circuits.measures import measures
@@ -115,14 +115,7 @@ def contributions(model: StepModel, states: Sequence[State]) -> Tensor:
 def _without(step: Step, state: State, head: int) -> Tensor:
     """What the attention of a step writes `[N, T, width]` where one of its heads has read nothing."""
     kept: dict[str, Tensor] = {}
-
-    def silent(name: str, value: Tensor) -> Tensor:
-        if name == "attn.hook_z":
-            value = value.clone()
-            value[:, :, head] = 0
-        return value
-
-    step(state, tap=keeping(kept, ["hook_attn_out"], silent))
+    step(state, tap=keeping(kept, ["hook_attn_out"], zeroing(head)))
     return kept["hook_attn_out"]
 
 

@@ -1,7 +1,7 @@
 """Attention patterns: where each head looks, at every step.
 
 Shape legend: N example, S attention (one for each step, or for each block of each step), H head, A query position,
-T key position, G group of key positions.
+T key position, G group of key positions, F feature of a column, R column, K head width.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from grok.circuits.grid import Grid
 from grok.data.split import Split
 from grok.errors import BadInput, Problem
 from grok.models import StepModel
+from grok.models.steps import Tap, keeping
 
-__all__ = ["Attention", "attention_patterns"]
+__all__ = ["Attention", "attention_patterns", "key_query_products", "place_of", "zeroing"]
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,41 @@ def attention_patterns(model: StepModel, split: Split, batch: int = 1024) -> Att
                 raise BadInput(Problem("attention", type(model).__name__, fix))
             size = here.inputs.shape[1]
             parts.append(torch.stack([pattern[..., :size, :size] for pattern in found.values()], 1).cpu())
-    places = tuple(
-        name.removeprefix("steps.").removesuffix(".attn.hook_pattern").replace("blocks.", "") for name in names
-    )
-    return Attention(torch.cat(parts), split, model.causal, places)
+    return Attention(torch.cat(parts), split, model.causal, tuple(place_of(name) for name in names))
+
+
+def place_of(hook: str) -> str:
+    """Where an attention is, by the name of its pattern's hook: its step, or step and block, `3.1`."""
+    return hook.removeprefix("steps.").removesuffix(".attn.hook_pattern").replace("blocks.", "")
+
+
+def zeroing(head: int) -> Tap:
+    """A tap that zeroes what one head has read, `[B, A, H, K]`, in every step."""
+
+    def zeroed(name: str, value: Tensor) -> Tensor:
+        if not name.endswith("attn.hook_z"):
+            return value
+        return value.index_fill(2, torch.tensor([head], device=value.device), 0.0)
+
+    return zeroed
+
+
+def key_query_products(model: StepModel, columns: Tensor, step: int = 0) -> Tensor | None:
+    """Products of the queries and keys that a step makes of `columns`, whatever the steps before it: `[H, R, R]`.
+
+    Args:
+        model: any step model of continuous columns.
+        columns: `[B, T, F]`, of which R = B · T.
+        step: the step, which is given the columns as they are embedded.
+
+    Returns:
+        None if the step has no queries and keys.
+    """
+    kept: dict[str, Tensor] = {}
+    hooks = ("attn.hook_q", "attn.hook_k")
+    with analysing(model) as device:
+        model.steps[step](model.embed(columns.to(device)), tap=keeping(kept, hooks))
+    if len(kept) < len(hooks):
+        return None
+    query, key = (kept[hook].flatten(0, 1) for hook in hooks)  # [R, H, K]
+    return torch.einsum("rhd,shd->hrs", query, key).cpu()

@@ -88,7 +88,7 @@ def _(data: GraphNavigation, model: StepModel, name: str, split: Split, batch: i
     gap = data.graph.gap(split.truth["start"].cpu(), split.truth["goal"].cpu())
     grids = [
         Grid.of("verdict", {"pairs": ("all", "connected", "unconnected")}, _only(right[:, None], pairs)),
-        _by_gap("verdict_by_gap", right, gap),
+        Grid.by_number("verdict_by_gap", "gap", right, gap),
     ]
     if not data.queries.stepwise:
         return grids
@@ -102,7 +102,7 @@ def _(data: GraphNavigation, model: StepModel, name: str, split: Split, batch: i
             base=(walks.nodes >= 0).sum(1)[:, None],
         ),
         Grid.of("outcome", outcomes, _only(kinds, walks.connected[:, None])),
-        _by_gap("reached_by_gap", _only(walks.reached.float(), walks.connected), gap),
+        Grid.by_number("reached_by_gap", "gap", _only(walks.reached.float(), walks.connected), gap),
         _lengths(data, walks, split),
         _over_temperatures(data, model, split),
     ]
@@ -113,12 +113,6 @@ def _(data: GraphNavigation, model: StepModel, name: str, split: Split, batch: i
 
 def _only(values: Tensor, where: Tensor) -> Tensor:
     return torch.where(where, values, torch.nan)
-
-
-def _by_gap(name: str, values: Tensor, gap: Tensor) -> Grid:
-    """`values` `[N]` by layers between start and goal, or shortest distance; a pair without either has no place."""
-    gaps = torch.unique(gap[gap > 0])
-    return Grid.of(name, {"gap": tuple(map(str, gaps.tolist()))}, _only(values[:, None], gap[:, None] == gaps))
 
 
 def _lengths(data: GraphNavigation, walks: Walks, split: Split) -> Grid:

@@ -180,6 +180,14 @@ class Grid:
         )
 
     @classmethod
+    def by_number(cls, name: str, axis: str, values: Tensor, numbers: Tensor) -> Grid:
+        """Mean of per-example `values` `[N]` over the examples of each of the `numbers` `[N]`; below 1 is no place."""
+        values, numbers = values.detach().cpu(), numbers.cpu()
+        shown = torch.unique(numbers[numbers > 0])
+        columns = torch.where(numbers[:, None] == shown, values[:, None], torch.nan)
+        return cls.of(name, {axis: tuple(map(str, shown.tolist()))}, columns)
+
+    @classmethod
     def of_model(cls, name: str, axes: Mapping[str, tuple[str, ...]], values: Tensor) -> Grid:
         """The grid of statistics of the weights themselves, `values` `[…]`: no interval, no floor, and n = 1."""
         values = values.detach().float().cpu()

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from grok.circuits.attention import key_query_products
 from grok.circuits.examples import analysing
 from grok.circuits.grid import Grid
 from grok.circuits.measures import measures
 from grok.data.nonlinear_regression import NonlinearRegression
 from grok.data.split import Split
 from grok.models import StepModel
-from grok.models.steps import keeping
 
 __all__ = ["answers", "query_key"]
 
@@ -52,14 +52,9 @@ def query_key(data: NonlinearRegression, model: StepModel) -> list[Grid]:
     Rows `equal` (i = j) and `different` (the mean over j ≠ i), a column per head.
     Empty if the step has no queries and keys.
     """
-    kept: dict[str, Tensor] = {}
-    hooks = [f"steps.0.attn.hook_{name}" for name in ("q", "k")]
-    with analysing(model) as device:
-        columns = pad(data.vectors, (0, 1))[None].to(device)
-        model.run(model.embed(columns), stop=1, tap=keeping(kept, hooks))
-    if len(kept) < len(hooks):
+    products = key_query_products(model, pad(data.vectors, (0, 1))[None])
+    if products is None:
         return []
-    products = torch.einsum("ihd,jhd->hij", *(kept[hook][0] for hook in hooks)).cpu()  # [H, K, K]
     equal = products.diagonal(dim1=1, dim2=2)
     different = (products.sum(2) - equal) / max(1, len(data.vectors) - 1)
     values = torch.stack([equal, different], 1).permute(2, 1, 0)  # [K, 2, H]

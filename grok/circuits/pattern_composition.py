@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from grok.circuits.attention import key_query_products
 from grok.circuits.examples import analysing
 from grok.circuits.grid import Grid
 from grok.circuits.measures import measures
@@ -20,7 +21,6 @@ from grok.data.split import Split, nearest, snap
 from grok.data.step_transitions import StepTransitions, faulty
 from grok.errors import Problem, insist
 from grok.models import StepModel
-from grok.models.steps import keeping
 
 __all__ = ["icl_errors", "key_query", "rollout_errors"]
 
@@ -135,25 +135,16 @@ def key_query(data: PatternComposition, model: StepModel) -> list[Grid]:
 
     Rows are heads; columns the mean products of a pattern with itself, with other patterns, of a step vector with
     itself, with others, and across. Each block is given the vectors as they are: of later layers that is a reading of
-    their weights, not of what comes to them. Empty if the first step has no queries and keys.
+    their weights, not of what comes to them. Empty if no step has queries and keys.
     """
     count = len(data.train_vectors)
-    kept: dict[str, Tensor] = {}
-    with analysing(model) as device:
-        columns = F.pad(torch.cat([data.train_vectors, data.step_vectors]), (0, data.dim))[None].to(device)
-        state = model.embed(columns)
-        for index, step in enumerate(model.steps):
-            found: dict[str, Tensor] = {}
-            step(state, tap=keeping(found, ("attn.hook_q", "attn.hook_k")))
-            kept |= {f"{index}.{name}": value[0].cpu() for name, value in found.items()}
-    if "0.attn.hook_q" not in kept:
+    columns = F.pad(torch.cat([data.train_vectors, data.step_vectors]), (0, data.dim))[None]
+    found = {step: key_query_products(model, columns, step) for step in range(len(model.steps))}
+    products = {step: product for step, product in found.items() if product is not None}
+    if not products:
         return []
-    products = [
-        torch.einsum("rhd,shd->hrs", kept[f"{index}.attn.hook_q"], kept[f"{index}.attn.hook_k"])
-        for index in range(len(model.steps))
-    ]
-    rows = torch.stack([_blocks(product, count) for product in products]).flatten(0, 1)
-    heads = tuple(f"{step}.head{head}" for step, product in enumerate(products) for head in range(len(product)))
+    rows = torch.stack([_blocks(product, count) for product in products.values()]).flatten(0, 1)
+    heads = tuple(f"{step}.head{head}" for step, product in products.items() for head in range(len(product)))
     kinds = ("pattern", "other_pattern", "step", "other_step", "across")
     return [Grid.of("key_query", {"head": heads, "with": kinds}, rows[None])]
 

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from grok.circuits.attention import place_of
 from grok.circuits.examples import analysing
 from grok.circuits.grid import Grid
 from grok.circuits.measures import measures
@@ -43,10 +44,7 @@ def _(data: RetrievalCopying, model: StepModel, name: str, split: Split, batch: 
     """Exact match by length, by slot and without each kind of edge, and every head's attention on each kind."""
     right = exact_match(model, split, batch)
     whole = _all_right(right)
-    lengths = split.truth["length"].cpu()
-    shown = torch.unique(lengths)
-    by_length = torch.where(lengths[:, None] == shown, whole[:, None], torch.nan)
-    grids = [Grid.of("accuracy_by_length", {"length": tuple(map(str, shown.tolist()))}, by_length)]
+    grids = [Grid.by_number("accuracy_by_length", "length", whole, split.truth["length"])]
     if right.shape[1] > 1:
         grids.append(Grid.of("accuracy_by_slot", {"slot": tuple(map(str, range(right.shape[1])))}, right))
     heads, mass, uniform = attention_on_edges(model, split, batch)
@@ -128,7 +126,7 @@ def attention_on_edges(model: StepModel, split: Split, batch: int) -> tuple[tupl
             masses.append(mean[:, :-1].cpu())
             floors.append(mean[:, -1:].cpu())
             heads = tuple(
-                f"{place.removeprefix('steps.').removesuffix(_PATTERN).replace('blocks.', '')}.head{head}"
+                f"{place_of(place)}.head{head}"
                 for place, mass in list(found.items())[:-1]
                 for head in range(mass.shape[1])
             )

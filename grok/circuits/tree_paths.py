@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from grok.circuits.attention import key_query_products, zeroing
 from grok.circuits.examples import analysing
 from grok.circuits.grid import Grid
 from grok.circuits.measures import measures
@@ -28,7 +29,7 @@ def _(data: TreePaths, model: StepModel, name: str, split: Split, batch: int = 1
     if model.causal:
         exact = rollouts(data, model, split, batch)
         grids.append(Grid.of("path", {"path": ("exact",)}, exact[:, None]))
-        grids += [_by(f"path_by_{key}", key, exact, split.truth[key]) for key in ("depth", "branching")]
+        grids += [Grid.by_number(f"path_by_{key}", key, exact, split.truth[key]) for key in ("depth", "branching")]
     return grids
 
 
@@ -53,14 +54,9 @@ def key_query(data: TreePaths, model: StepModel) -> list[Grid]:
     Of a consolidated layer these are the entries of its matrices; else W_Q^T W_K between columns that hold one node or
     stage each, with everything the model does to a column before. Empty if the step has no queries and keys.
     """
-    kept: dict[str, Tensor] = {}
-    hooks = ["steps.0.attn.hook_q", "steps.0.attn.hook_k"]
-    with analysing(model) as device:
-        columns = torch.eye(data.width, device=device)[:, None]  # one column a query
-        model.run(model.embed(columns), stop=1, tap=keeping(kept, hooks))
-    if len(kept) < len(hooks):
+    products = key_query_products(model, torch.eye(data.width)[:, None])  # one column a query
+    if products is None:
         return []
-    products = torch.einsum("ihd,jhd->hij", *(kept[hook][:, 0] for hook in hooks)).cpu()  # [H, F, F]
     heads = tuple(f"head{head}" for head in range(len(products)))
     nodes = tuple(field.name for field in data.task.fields if field.matched and field.name != "stage")
     places = [data.task.slices()[name] for name in nodes]
@@ -84,7 +80,7 @@ def without_heads(data: TreePaths, model: StepModel, split: Split, batch: int) -
     names, right = ["none"], [_teacher_forced(data, model, split, batch, None)]
     for head in range(_heads(model, split)):
         names.append(f"head{head}")
-        right.append(_teacher_forced(data, model, split, batch, _zeroing(head)))
+        right.append(_teacher_forced(data, model, split, batch, zeroing(head)))
     values = torch.stack(right, 1)  # [N, 1 + H, 2]
     axes = {"right": ("nodes", "stage")[: values.shape[2]], "without": tuple(names)}
     return [Grid.of("without_head", axes, values.mT)]
@@ -113,21 +109,3 @@ def _heads(model: StepModel, split: Split) -> int:
     with analysing(model) as device:
         model.run(model.embed(split.inputs[:1].to(device)), stop=1, tap=keeping(kept, ["steps.0.attn.hook_z"]))
     return kept["steps.0.attn.hook_z"].shape[2] if kept else 0
-
-
-def _zeroing(head: int) -> Tap:
-    """A tap that zeroes what one head has read, `[B, A, H, K]`, in every step."""
-
-    def zeroed(name: str, value: Tensor) -> Tensor:
-        if not name.endswith("attn.hook_z"):
-            return value
-        return value.index_fill(2, torch.tensor([head], device=value.device), 0.0)
-
-    return zeroed
-
-
-def _by(name: str, key: str, values: Tensor, number: Tensor) -> Grid:
-    """Mean of `values` `[N]` over the queries of each `number` `[N]`."""
-    found = sorted(set(number.tolist()))
-    columns = [values.masked_fill(number.cpu() != one, torch.nan) for one in found]
-    return Grid.of(name, {key: tuple(str(one) for one in found)}, torch.stack(columns, 1))

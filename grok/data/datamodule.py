@@ -88,6 +88,11 @@ class RegimeDataModule(L.LightningDataModule):
     def generate(self) -> Generated:
         """Make the training stream and the evaluation splits, on the CPU."""
 
+    @property
+    def main_split(self) -> str:
+        """The split that stands for all: the first held-out one that is not empty, or else the first."""
+        return next((name for name in self.held_out_splits if name in self.splits), next(iter(self.splits)))
+
     def token_name(self, token: int) -> str:
         """How a token is written at the edges (predictions, plots)."""
         return str(token)

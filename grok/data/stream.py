@@ -90,8 +90,8 @@ class FreshStream(Stream):
     """Queries made anew at each step and never seen again.
 
     Args:
-        make: the global batch of a step, a pure function of the step. A `torch.Generator` on the CPU takes only 32 bits
-            of its seed: draw one with `keyed_uniform(1 << 32, …)`.
+        make: the global batch of a step, a pure function of the step. See `grok.data.keyed`, and
+            `keyed_generator` there for what torch draws.
         size: queries per global batch.
         device: where `make` puts them if that is not where they are wanted.
     """

@@ -149,24 +149,18 @@ class LoopedTransformer(StepModel):
         self.task, self.causal, self.loops, self.dropout = task, causal, loops, dropout
         self.re_embed, self.re_embed_temperature, self.sees_itself = re_embed, re_embed_temperature, sees_itself
         self.activation, self.bias = activation, bias
-        self.embedding: nn.Embedding | nn.Linear | nn.Identity = (
-            nn.Embedding(task.tokens, width)
-            if task.tokens is not None
-            else nn.Identity()
-            if read_in == "fixed"
-            else nn.Linear(task.features or 0, width)
-        )
+        self.embedding = _make_embedding(task, width, read_in == "fixed")
         self.position = nn.Embedding(task.positions, width) if positions == "learned" else None
         self.blocks = nn.ModuleList()
         for _ in range(layers):
-            attention = (
-                ColumnAttention(task.fields, heads, causal, sees_itself, scaled, dropout)
-                if projections == "key_query"
-                else Attention(
+            attention: Attention
+            if projections == "key_query":
+                attention = ColumnAttention(task.fields, heads, causal, sees_itself, scaled, dropout)
+            else:
+                attention = Attention(
                     width, heads, causal, bias, dropout, rope=positions == "rope", output=projections == "all",
                     sees_itself=sees_itself, scaled=scaled,
-                )
-            )  # fmt: skip
+                )  # fmt: skip
             inner = _make_mlp(mlp, width, hidden or 4 * width, activation, bias)
             self.blocks.append(Block(attention, inner, [make_norm(norm, width) for _ in range(2)], dropout, residual))
         self.norm = make_norm(norm, width)
@@ -291,6 +285,12 @@ class LoopedTransformer(StepModel):
             return cast(Tensor, x[..., self.answered])
         weight = self.embedding.weight if self.head is None else self.head.weight
         return F.linear(x, cast(Tensor, weight))
+
+
+def _make_embedding(task: Task, width: int, as_they_are: bool) -> nn.Embedding | nn.Linear | nn.Identity:
+    if task.tokens is not None:
+        return nn.Embedding(task.tokens, width)
+    return nn.Identity() if as_they_are else nn.Linear(task.features or 0, width)
 
 
 def _make_mlp(kind: str, width: int, hidden: int, act: Activation, bias: bool) -> nn.Module | None:
