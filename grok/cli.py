@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -131,33 +132,20 @@ def _printable(line: str) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
 
 
-def _sweep(argv: Sequence[str]) -> int | None:
-    from grok.sweep.command import sweep  # which runs `main`
+def _of(module: str, name: str) -> Callable[[Sequence[str]], int | None]:
+    """A command whose module is imported when it runs: few sessions need it, or it runs `main` itself."""
 
-    return sweep(argv)
+    def run(argv: Sequence[str]) -> int | None:
+        status: int | None = getattr(import_module(module), name)(argv)
+        return status
 
-
-def _report(argv: Sequence[str]) -> None:
-    from grok.report.page.command import report  # which few sessions need
-
-    report(argv)
-
-
-def _export(argv: Sequence[str]) -> None:
-    from grok.exchange import export
-
-    export(argv)
-
-
-def _import(argv: Sequence[str]) -> None:
-    from grok.exchange import import_
-
-    import_(argv)
+    return run
 
 
 _COMMANDS: Mapping[str, Callable[[Sequence[str]], int | None]] = {
-    "trace": trace, "verify": _verify, "sweep": _sweep, "verdict": verdict, "report": _report,
-    "export": _export, "import": _import,
+    "trace": trace, "verify": _verify, "verdict": verdict, "sweep": _of("grok.sweep.command", "sweep"),
+    "report": _of("grok.report.page.command", "report"), "export": _of("grok.exchange", "export"),
+    "import": _of("grok.exchange", "import_"),
 }  # fmt: skip
 
 

@@ -223,6 +223,43 @@ def _split_run_dir(word: str) -> list[str]:
     return word.split("=", 1) if word.startswith("--run_dir=") else [word]
 
 
+def value_at(options: Any, key: str) -> Any:
+    """Value of a dotted key, such as `data.phi`, in a nested configuration; `init_args` may be left out. None if none."""
+    found = options
+    for part in key.split("."):
+        if isinstance(found, Mapping) and part not in found:
+            found = found.get("init_args")
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
+
+
+def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every dotted key of a nested configuration with its value; lists and empty mappings are values."""
+    if isinstance(value, Mapping) and value:
+        for name, inner in value.items():
+            yield from leaves(inner, f"{key}.{name}" if key else str(name))
+    else:
+        yield key, value
+
+
+def take_options(argv: Sequence[str], names: Sequence[str], usage: str) -> tuple[list[str], dict[str, str]]:
+    """The words of a command line without the options `names` (`--NAME VALUE` or `--NAME=VALUE`), and their values.
+
+    Raises:
+        BadInput: for an option without a value.
+    """
+    words, found = list(argv), {}
+    for name in names:
+        for index, word in enumerate(words):
+            if word == f"--{name}" or word.startswith(f"--{name}="):
+                if "=" not in word and index + 1 == len(words):
+                    raise BadInput(f"--{name}: give a value", usage)
+                found[name] = word.partition("=")[2] if "=" in word else words[index + 1]
+                del words[index : index + (1 if "=" in word else 2)]
+                break
+    return words, found
+
+
 def differences(old: Any, new: Any, key: str = "") -> list[str]:
     """Lines `key: old in the run, new now` for every leaf that differs between two nested configurations."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):

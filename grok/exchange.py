@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from grok.callbacks.console import say
-from grok.configuration import with_run
+from grok.configuration import take_options, with_run
 from grok.errors import BadInput
 from grok.files import sha256, write_atomically
 from grok.lightning_cli import dump_config
@@ -36,20 +36,6 @@ _INSIDE = ("state_dict", "model", "model_state_dict")
 """Where checkpoints of other programs keep their weights."""
 
 
-def _options(argv: Sequence[str], names: Sequence[str], usage: str) -> tuple[list[str], dict[str, str]]:
-    """The words that are no options, and the values of the options `names`."""
-    words, found = list(argv), {}
-    for name in names:
-        for index, word in enumerate(words):
-            if word == f"--{name}" or word.startswith(f"--{name}="):
-                if "=" not in word and index + 1 == len(words):
-                    raise BadInput(f"--{name}: give a value", usage)
-                found[name] = word.partition("=")[2] if "=" in word else words[index + 1]
-                del words[index : index + (1 if "=" in word else 2)]
-                break
-    return words, found
-
-
 def _step(text: str | None) -> int | None:
     if text is not None and not text.isdigit():
         raise BadInput(f"--step {text}: give a number of optimizer steps")
@@ -65,7 +51,7 @@ def export(argv: Sequence[str]) -> None:
     if "--help" in argv or "-h" in argv:
         say(EXPORT)
         return
-    words, options = _options(argv, ("step", "as"), EXPORT)
+    words, options = take_options(argv, ("step", "as"), EXPORT)
     kind = options.get("as", "safetensors")
     if len(words) != 2 or any(word.startswith("-") for word in words):
         raise BadInput(EXPORT)
@@ -103,7 +89,7 @@ def import_(argv: Sequence[str]) -> None:
     if "--help" in argv or "-h" in argv:
         say(IMPORT)
         return
-    words, options = _options(argv, ("step",), IMPORT)
+    words, options = take_options(argv, ("step",), IMPORT)
     if len(words) < 3 or any(word.startswith("-") for word in words[:2]) or "--config" not in " ".join(words):
         raise BadInput(IMPORT)
     checkpoint, run, step = Path(words[0]), Path(words[1]), _step(options.get("step")) or 1  # training begins at 0

@@ -299,7 +299,8 @@ class GrokCLI(LightningCLI):
             for line in damaged:
                 say(f"{line}; going on from {resumed}")
             say(f"{'Resuming' if resumed else 'Training'} in {self.run_dir}; {_describe(self)}")
-            recorder.start = self._start(resumed or checkpoint)
+            if self.trainer.is_global_zero:
+                recorder.start = self._start(resumed or checkpoint)
             with reading(resumed or checkpoint):
                 self.trainer.fit(**{**kwargs, "ckpt_path": resumed or checkpoint, **_PLAIN_DATA})
         except NotFinite as error:

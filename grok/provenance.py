@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import grok
-from grok.configuration import config_files, insist_on_mapping
+from grok.configuration import config_files, insist_on_mapping, value_at
 from grok.data import RegimeDataModule
 from grok.errors import BadInput
 from grok.reading import parse_yaml
@@ -84,15 +84,9 @@ def _without_secrets(argv: Sequence[str]) -> list[str]:
 
 
 def _value(presets: Sequence[Mapping[str, Any]], key: str) -> Any:
-    """Of a dotted key, whose `init_args` may be left out, in the last preset that has it; None if none has."""
-    for preset in reversed(presets):
-        found: Any = preset
-        for part in key.split("."):
-            inner = found.get("init_args") if isinstance(found, Mapping) and part not in found else None
-            found = (inner if isinstance(inner, Mapping) else found).get(part) if isinstance(found, Mapping) else None
-        if found is not None:
-            return found
-    return None
+    """Of a key in the last preset that has it; None if none has."""
+    found = (value_at(preset, key) for preset in reversed(presets))
+    return next((value for value in found if value is not None), None)
 
 
 def example(data: RegimeDataModule) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from grok.records import RunRecord
 
-__all__ = ["Cells", "cells_of", "nearest", "story_grids", "title"]
+__all__ = ["Cells", "cells_in", "cells_of", "evenly", "nearest", "story_grids", "title"]
 
 _CELL = re.compile(r"(?P<grid>.+)/(?P<row>S\[\d+),(?P<column>[^\]/]+)\](?P<stream>(\.\w+)?)")  # lens/mrr/bridge/S[2,r1]
 _NAMED = re.compile(r"(?P<grid>attention/[^/]+)/(?P<row>[^/]+)/(?P<column>.+)")  # attention/mass/2.head0/r1
@@ -108,14 +108,26 @@ def nearest(steps: Sequence[int], step: int | None) -> int:
     return steps[0] if step is None else min(steps, key=lambda one: abs(one - step))
 
 
+def evenly(steps: Sequence[int], most: int) -> list[int]:
+    """At most `most` of the ascending steps, the first and the last among them, evenly spread over their number."""
+    if len(steps) <= most:
+        return list(steps)
+    return sorted({steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)})
+
+
 def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
 def cells_of(record: RunRecord) -> list[Cells]:
-    """Every grid in the record, in the order of first appearance."""
+    """Every grid in the record, see `cells_in`."""
+    return cells_in(record.rows())
+
+
+def cells_in(rows: Iterable[Mapping[str, Any]]) -> list[Cells]:
+    """Every grid in the lines of a record, in the order of first appearance."""
     found: dict[tuple[str, str], dict[tuple[int, str, str], Mapping[str, Any]]] = {}
-    for line in record.rows():
+    for line in rows:
         match = _CELL.fullmatch(line["name"]) or _NAMED.fullmatch(line["name"])
         if match and line["split"] is not None:
             row = f"{match['row']}]{match['stream']}" if match.re is _CELL else match["row"]

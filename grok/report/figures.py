@@ -342,8 +342,9 @@ def draw(run: str | Path) -> list[Path]:
         files += fourier_curves(record, directory / "fourier")
     if any(row["name"].startswith("loops/accuracy/") for row in record.rows()):
         files += loop_curves(record, directory / "loops")
+    rows = record.rows()
     for kind in ("groups", "measures"):
-        for (name, split), curves in curves_of(record, kind).items():
+        for (name, split), curves in curves_of(rows, kind).items():
             if kind == "groups":
                 files += group_curves(record, curves, split, directory / f"groups_{split}")
             else:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from grok.records import RunRecord
+from grok.report.cells import evenly
 from grok.report.style import STYLES, band, finish_steps_axis, mark_milestones, new_figure, save, state_colours
 
 __all__ = ["Curves", "curves_of", "group_curves", "measure_curves"]
@@ -23,10 +24,10 @@ Curves = Mapping[tuple[str, ...], Sequence[Mapping[str, Any]]]
 """Lines of the record by the labels of their cell, in order of steps."""
 
 
-def curves_of(record: RunRecord, kind: str) -> dict[tuple[str, str], Curves]:
-    """Every grid `KIND/NAME` of the record, by its name and split."""
+def curves_of(rows: Iterable[Mapping[str, Any]], kind: str) -> dict[tuple[str, str], Curves]:
+    """Every grid `KIND/NAME` of the lines of a record, by its name and split."""
     found: dict[tuple[str, str], dict[tuple[str, ...], list[Mapping[str, Any]]]] = {}
-    for row in record.rows():
+    for row in rows:
         parts = row["name"].split("/")
         if parts[0] == kind and len(parts) > 2:
             found.setdefault((parts[1], row["split"]), {}).setdefault(tuple(parts[2:]), []).append(row)
@@ -91,7 +92,7 @@ def _over_numbers(cells: Curves, heading: str, names: tuple[str, str], path: Pat
     figure, table = _figure(len(panels))
     for axes, points in zip(table, panels.values(), strict=False):
         steps = sorted({row["step"] for rows in points.values() for row in rows})
-        chosen = sorted({steps[round(i * (len(steps) - 1) / (_MOST_LINES - 1))] for i in range(_MOST_LINES)})
+        chosen = evenly(steps, _MOST_LINES)
         for step, colour in zip(chosen, state_colours(len(chosen)), strict=True):
             here = sorted((float(x), row) for x, rows in points.items() for row in rows if row["step"] == step)
             axes.plot(

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from grok.configuration import leaves
 from grok.files import replace
 from grok.reading import read_yaml
 from grok.records import Row, RunRecord
@@ -81,7 +82,7 @@ def conclude(run: str | Path, summary: Mapping[str, Any]) -> None:
     with _anew(run, ".hparams") as writer:
         if writer is None:
             return
-        for one in hparams(dict(_parameters(read_yaml(Path(run) / "config.yaml"))), known):  # type: ignore[no-untyped-call]
+        for one in hparams(_parameters(read_yaml(Path(run) / "config.yaml")), known):  # type: ignore[no-untyped-call]
             writer.file_writer.add_summary(one)
         for key, value in known.items():
             writer.add_scalar(key, value, summary.get("step", 0))
@@ -90,13 +91,10 @@ def conclude(run: str | Path, summary: Mapping[str, Any]) -> None:
 _SHOWN = ("seed_everything", "data", "model")
 
 
-def _parameters(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+def _parameters(config: Any) -> dict[str, Any]:
     """What data and model were made with, by key; lists and what is not set are left out."""
-    for name, value in config.items():
-        if isinstance(value, Mapping) and (key or name in _SHOWN):
-            yield from _parameters(value, f"{key}{name.replace('init_args', '')}.".replace("..", "."))
-        elif isinstance(value, bool | int | float | str) and (key or name in _SHOWN):
-            yield f"{key}{name}", value
+    known = ((key.replace("init_args.", ""), value) for key, value in leaves(config) if key.split(".")[0] in _SHOWN)
+    return {key: value for key, value in known if isinstance(value, bool | int | float | str)}
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from grok.configuration import value_at
 from grok.sweep.asked import Setting, same_key
 from grok.sweep.expansion import canonical
 
@@ -48,9 +49,5 @@ def value_of(setting: Setting, options: Mapping[str, Any], key: str, default: An
     for one, value in setting.items():
         if same_key(one) == wanted:
             return value
-    found: Any = options
-    for part in wanted.split("."):
-        if isinstance(found, dict) and part not in found:
-            found = found.get("init_args")
-        found = found.get(part) if isinstance(found, dict) else None
+    found = value_at(options, wanted)
     return default if found is None else found

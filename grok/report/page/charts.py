@@ -13,7 +13,7 @@ from grok.report.page.run import Curve, Run
 from grok.report.style import milestones_of
 
 __all__ = [
-    "accuracy_chart", "brought_charts", "circuit_chart", "curves_chart", "grok_step_chart", "overlay_chart",
+    "brought_charts", "circuit_chart", "curves_chart", "grok_step_chart", "overlay_chart",
 ]  # fmt: skip
 
 _MOST_LINES = 24
@@ -88,11 +88,6 @@ def _finish(figure: Any, last: int = 1, axis: str = "optimizer step (log scale)"
     figure.update_xaxes(type="log")
     figure.update_xaxes(title_text=axis, row=last, col=1)
     return figure
-
-
-def accuracy_chart(run: Run) -> Any:
-    """Accuracy of every split over log steps."""
-    return curves_chart(run, run.curves("accuracy"), "accuracy")
 
 
 def curves_chart(run: Run, curves: Mapping[str, Curve], measure: str, logarithmic: bool = False) -> Any:
@@ -221,7 +216,7 @@ def brought_charts(run: Run) -> dict[str, Any]:
     """Attention to groups of positions, and measures that the regime brings, by the name of the chart."""
     found: dict[str, Any] = {}
     for kind in ("groups", "measures"):
-        for (name, split), cells in curves_of(run.record, kind).items():
+        for (name, split), cells in curves_of(run.rows, kind).items():
             curves = {" ".join(labels): Curve.of(rows) for labels, rows in cells.items()}
             if len(curves) <= _MOST_LINES:
                 found[f"{kind}:{name}, {split}"] = curves_chart(run, curves, f"{name.replace('_', ' ')}, {split}")

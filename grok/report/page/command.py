@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from grok.callbacks.console import say
+from grok.configuration import take_options
 from grok.errors import BadInput
 from grok.files import write_atomically
 from grok.report.page.build import html_page, insist_on_extra, markdown_twin
@@ -32,15 +33,10 @@ def report(argv: Sequence[str]) -> None:
     if "--help" in argv or "-h" in argv:
         say(USAGE)
         return
-    arguments, out = list(argv), None
-    for index, word in enumerate(arguments):
-        if word == "--out" or word.startswith("--out="):
-            value = word.partition("=")[2] if "=" in word else next(iter(arguments[index + 1 : index + 2]), "")
-            if not value.endswith(".html"):
-                raise BadInput(f"--out {value!r}: give a file that ends in .html")
-            out = Path(value)
-            del arguments[index : index + (1 if "=" in word else 2)]
-            break
+    arguments, options = take_options(argv, ("out",), USAGE)
+    out = Path(options["out"]) if "out" in options else None
+    if out is not None and out.suffix != ".html":
+        raise BadInput(f"--out {options['out']!r}: give a file that ends in .html")
     unknown = [word for word in arguments if word.startswith("-")]
     if unknown or not arguments:
         raise BadInput(*([f"{unknown[0]}: no such option"] if unknown else []), USAGE)
@@ -78,8 +74,8 @@ def _one(run: Run) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
     from grok.report.page.text import of_run
 
     charts: dict[str, Any] = {}
-    if run.curves("accuracy"):
-        charts["accuracy"] = draw.accuracy_chart(run)
+    if accuracies := run.curves("accuracy"):
+        charts["accuracy"] = draw.curves_chart(run, accuracies, "accuracy")
     losses = run.curves("loss")
     if "" in (training := run.scalars("training_loss")):
         losses["training"] = training[""]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from grok.analyses import AnalysisRecord
-from grok.report.cells import Cells, title
+from grok.report.cells import Cells, evenly, title
 from grok.report.page.run import Run
 
 __all__ = ["QUERIES", "explorers"]
@@ -36,7 +36,7 @@ def explorers(run: Run) -> list[dict[str, Any]]:
     record = AnalysisRecord(run.directory)
     read = {
         step: {key: tensor for key, tensor in record.read(step).items() if key.split("/")[0] in _KINDS}
-        for step in _spread(record.steps())
+        for step in evenly(record.steps(), CHECKPOINTS)
     }
     splits = list(dict.fromkeys(key.split("/")[1] for tensors in read.values() for key in tensors))
     found = [_explorer(run, split, read, _LARGEST // len(splits)) for split in splits]
@@ -161,10 +161,3 @@ def _truth(tensors: Mapping[str, Tensor], split: str, columns: Sequence[str], co
     """Tokens of each column of ground truth for every query, where the record has them."""
     found = {column: tensors.get(f"lens/{split}/{column}/token") for column in columns}
     return {column: tokens[:count].tolist() for column, tokens in found.items() if tokens is not None}
-
-
-def _spread(steps: Sequence[int]) -> list[int]:
-    """At most `CHECKPOINTS` of the steps, the first and the last among them."""
-    if len(steps) <= CHECKPOINTS:
-        return list(steps)
-    return sorted({steps[round(i * (len(steps) - 1) / (CHECKPOINTS - 1))] for i in range(CHECKPOINTS)})

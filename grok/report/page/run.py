@@ -10,11 +10,12 @@ from typing import Any
 
 import yaml
 
+from grok.configuration import leaves
 from grok.errors import BadInput
 from grok.provenance import SECRET
 from grok.reading import read_yaml
-from grok.records import RunRecord
-from grok.report.cells import Cells, cells_of, story_grids
+from grok.records import RunRecord, crossing
+from grok.report.cells import Cells, cells_in, story_grids
 from grok.sweep.plan import Sweep
 
 __all__ = ["Curve", "Run", "load", "varied"]
@@ -42,8 +43,9 @@ class Curve:
         return cls(tuple(r["step"] for r in kept), tuple(r["value"] for r in kept), low, high, floor, n)
 
     def first(self, level: float) -> int | None:
-        """The first step from which on the level is reached, for once."""
-        return next((step for step, value in zip(self.steps, self.values, strict=True) if value >= level), None)
+        """The first step at which the level is reached."""
+        index = crossing(self.values, level)
+        return None if index is None else self.steps[index]
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,11 @@ class Run:
         return read_yaml(path) or {} if path.exists() else {}
 
     @cached_property
+    def starts(self) -> list[dict[str, Any]]:
+        """Where it comes from, a line for every start."""
+        return self.record.starts()
+
+    @cached_property
     def by_name(self) -> Mapping[tuple[str, str | None], list[dict[str, Any]]]:
         """Lines by name and split."""
         found: dict[tuple[str, str | None], list[dict[str, Any]]] = {}
@@ -106,7 +113,7 @@ class Run:
     @cached_property
     def cells(self) -> list[Cells]:
         """Grids of circuit analyses."""
-        return cells_of(self.record)
+        return cells_in(self.rows)
 
     @cached_property
     def story(self) -> list[Cells]:
@@ -137,7 +144,7 @@ class Run:
     @cached_property
     def leaves(self) -> Mapping[str, Any]:
         """Every key of the configuration with its value; lists count as values."""
-        return dict(_leaves(self.config, ""))
+        return dict(leaves(self.config))
 
     def yaml(self) -> str:
         """The configuration as text."""
@@ -148,12 +155,6 @@ def _without_secrets(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {k: "***" if v is not None and SECRET.search(str(k)) else _without_secrets(v) for k, v in value.items()}
     return [_without_secrets(one) for one in value] if isinstance(value, list) else value
-
-
-def _leaves(value: Any, key: str) -> list[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
-        return [leaf for name, inner in value.items() for leaf in _leaves(inner, f"{key}.{name}" if key else str(name))]
-    return [(key, value)]
 
 
 def load(paths: Sequence[str | Path]) -> list[Run]:

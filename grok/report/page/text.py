@@ -131,8 +131,7 @@ _SPENT: Mapping[str, Callable[[float], str]] = {
 
 def _data(run: Run) -> Iterator[str]:
     sizes = run.summary.get("sizes") or {}
-    starts = run.record.starts()
-    shown = starts[-1].get("example") if starts else None
+    shown = run.starts[-1].get("example") if run.starts else None
     yield from ("## Data", "", f"`{(run.config.get('data') or {}).get('class_path', '?')}`", "")
     if sizes:
         yield from _table(["size", "value"], [[name, f"{value:g}"] for name, value in sizes.items()])
@@ -169,7 +168,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
 
 
 def _configuration(run: Run) -> Iterator[str]:
-    starts = run.record.starts()
+    starts = run.starts
     yield from ("## Configuration", "")
     if starts and starts[0].get("presets"):
         changed = starts[0]["overrides"]
@@ -195,11 +194,9 @@ def _configuration(run: Run) -> Iterator[str]:
 
 
 def _starts(run: Run) -> Iterator[str]:
-    starts = run.record.starts()
-    if not starts:
-        return
-    yield from ("## Command and environment", "")
-    for start in starts:
+    if run.starts:
+        yield from ("## Command and environment", "")
+    for start in run.starts:
         packages = ", ".join(f"{name} {version}" for name, version in start["packages"].items() if version)
         how = "Started" if not start.get("resumed") else f"Went on from {start['resumed']}"
         yield f"- {how} {start['time']}: {_code(start['command'])} in {_code(start['directory'])}"
