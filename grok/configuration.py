@@ -224,7 +224,7 @@ def _split_run_dir(word: str) -> list[str]:
 
 
 def value_at(options: Any, key: str) -> Any:
-    """Value of a dotted key, such as `data.phi`, in a nested configuration; `init_args` may be left out. None if none."""
+    """Value of a dotted key, such as `data.phi` (`init_args` may be left out), in a nested configuration, or None."""
     found = options
     for part in key.split("."):
         if isinstance(found, Mapping) and part not in found:
