@@ -70,6 +70,7 @@ CALLBACKS: Mapping[str, type[Callback]] = {
     "cosine": watch.CosineLens,
     "probes": watch.Probes,
     "attention": watch.AttentionMaps,
+    "faithfulness": watch.Faithfulness,
     "fourier": watch.Fourier,
     "loops": watch.LoopCounts,
     "groups": watch.AttentionGroups,

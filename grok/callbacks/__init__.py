@@ -13,6 +13,7 @@ from grok.callbacks.circuits import (
 )
 from grok.callbacks.cost import CostMeter
 from grok.callbacks.evaluation import Evaluation
+from grok.callbacks.faithfulness import Faithfulness
 from grok.callbacks.figures import Figures
 from grok.callbacks.found import Found
 from grok.callbacks.last import LastCheckpoint
@@ -33,6 +34,7 @@ __all__ = [
     "CosineLens",
     "CostMeter",
     "Evaluation",
+    "Faithfulness",
     "Figures",
     "Found",
     "Fourier",

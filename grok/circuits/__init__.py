@@ -20,7 +20,7 @@ from grok.circuits.groups import group_mass, head_roles
 from grok.circuits.lens import Lens, logit_lens
 from grok.circuits.loops import LoopCounts, loop_counts
 from grok.circuits.measures import has_measures, measures
-from grok.circuits.nodes import Edge, Node, nodes_of
+from grok.circuits.nodes import Edge, Node, node_of, nodes_of
 from grok.circuits.patching import Counterfactual, Patched, patch_states
 from grok.circuits.paths import path_patching
 from grok.circuits.planted import Planted, planted
@@ -90,6 +90,7 @@ __all__ = [
     "loop_counts",
     "mds",
     "measures",
+    "node_of",
     "nodes_of",
     "other_queries",
     "patch_states",

@@ -7,6 +7,7 @@ Shape legend: N example, n examples of a chunk, S set of nodes, T position, H he
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -22,8 +23,8 @@ from grok.models import StepModel
 from grok.models.steps import State, Tap, keeping
 
 __all__ = [
-    "Edge", "Node", "NodeSet", "first_positions", "hooks", "insist_on_nodes", "label", "masks_of", "nodes_of", "place",
-    "positions_shown", "record", "replacing", "run",
+    "Edge", "Node", "NodeSet", "first_positions", "hooks", "insist_on_nodes", "label", "masks_of", "node_of",
+    "nodes_of", "place", "positions_shown", "record", "replacing", "run",
 ]  # fmt: skip
 
 
@@ -52,6 +53,17 @@ def label(split: Split, part: Node | Edge) -> str:
     if isinstance(part, Node):
         return f"{part.step}.{part.component}@{split.positions[part.position]}"
     return f"{part.step}.head{part.head}:{split.positions[part.source]}→{split.positions[part.target]}"
+
+
+def node_of(model: StepModel, split: Split, name: str) -> Node:
+    """The node whose `label` is `name`; raises `BadInput` if the model has none."""
+    match = re.fullmatch(r"(\d+)\.(head\d+|mlp|step)@(.+)", name)
+    if match is None or match[3] not in split.positions:
+        fix = f"write STEP.head0@POSITION or STEP.mlp@POSITION; positions are {', '.join(split.positions)}"
+        raise BadInput(Problem("nodes", name, fix))
+    node = Node(int(match[1]), match[2], split.positions.index(match[3]))
+    insist_on_nodes(model, split, [node])
+    return node
 
 
 def positions_shown(model: StepModel, split: Split) -> int:

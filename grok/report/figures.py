@@ -11,6 +11,7 @@ from grok.analyses import AnalysisRecord
 from grok.errors import BadInput
 from grok.records import RunRecord
 from grok.report.cells import Cells, cells_of, nearest, story_grids, title
+from grok.report.faithfulness import circuits_of, faithfulness_curves
 from grok.report.loop_counts import loop_curves
 from grok.report.measures import curves_of, group_curves, measure_curves
 from grok.report.phases import phase_curves, phase_panels, phase_steps
@@ -343,6 +344,8 @@ def draw(run: str | Path) -> list[Path]:
     if any(row["name"].startswith("loops/accuracy/") for row in record.rows()):
         files += loop_curves(record, directory / "loops")
     rows = record.rows()
+    for split, circuit in circuits_of(rows).items():
+        files += faithfulness_curves(record, circuit, split, directory / f"faithfulness_{split}")
     for kind in ("groups", "measures"):
         for (name, split), curves in curves_of(rows, kind).items():
             if kind == "groups":

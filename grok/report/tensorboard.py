@@ -44,6 +44,7 @@ def to_tensorboard(run: str | Path, rows: Sequence[Row] = (), pictures: Sequence
 LAYOUT = {
     "Splits": {"accuracy": ["Multiline", ["^accuracy/"]], "loss": ["Multiline", ["^loss/", "^training_loss"]]},
     "Circuit": {"lens": ["Multiline", ["^lens/mrr/"]], "strength": ["Multiline", ["^tracing/"]],
+                "faithfulness": ["Multiline", ["^faithfulness/", "^completeness/"]],
                 "attention groups": ["Multiline", ["^groups/"]], "measures": ["Multiline", ["^measures/"]]},
     "Weights": {"norms": ["Multiline", ["^weight_norm/"]], "updates": ["Multiline", ["^update_norm/"]]},
 }  # fmt: skip

@@ -13,7 +13,7 @@ from grok.report.page.run import Curve, Run
 from grok.report.style import milestones_of
 
 __all__ = [
-    "brought_charts", "circuit_chart", "curves_chart", "grok_step_chart", "overlay_chart",
+    "brought_charts", "circuit_chart", "curves_chart", "grok_step_chart", "nodes_chart", "overlay_chart",
 ]  # fmt: skip
 
 _MOST_LINES = 24
@@ -101,10 +101,14 @@ def curves_chart(run: Run, curves: Mapping[str, Curve], measure: str, logarithmi
 
 
 def circuit_chart(run: Run) -> Any:
-    """Accuracy, what the lens reads and what the states decide, over the same steps, with intervals and floors."""
-    panels = run.story
+    """Accuracy, what the lens reads, what the states decide, and how faithful a small circuit is, over the same steps,
+    with intervals and floors.
+    """
+    panels, circuits = run.story, run.circuits
     heading = [f"{title(cells.grid)} at {cells.story_column}, {cells.split}" for cells in panels]
-    figure = _figure(1 + len(panels), ["", *heading], height=260 * (1 + len(panels)))
+    heading += [f"share of the accuracy that the circuit keeps, and takes with it, {split}" for split in circuits]
+    count = 1 + len(heading)
+    figure = _figure(count, ["", *heading], height=260 * count)
     shown = [*(run.summary.get("grok_step") or {})][:2]
     curves = run.curves("accuracy")
     for index, split in enumerate([*(s for s in curves if s.startswith("train")), *shown]):
@@ -122,8 +126,32 @@ def circuit_chart(run: Run) -> Any:
                 _line(figure, Curve.of(known), name, index, row, legend=name not in named)
                 named.add(name)
         figure.update_yaxes(rangemode="tozero", row=row, col=1)
-    _mark(figure, run, 1 + len(panels))
-    return _finish(figure, 1 + len(panels))
+    for row, circuit in enumerate(circuits.values(), 2 + len(panels)):
+        for index, (name, told) in enumerate(circuit.shares.items()):
+            _line(figure, Curve.of(told), name, index + 2, row, legend=name not in named)
+            named.add(name)
+        figure.update_yaxes(range=[-0.3, 1.3], row=row, col=1)  # intervals of shares of few right answers go anywhere
+    _mark(figure, run, count)
+    return _finish(figure, count)
+
+
+def nodes_chart(run: Run, split: str) -> Any:
+    """Share of answers that change without each node of the circuit, by node and step; blank where it is not in it."""
+    from plotly import graph_objects as go
+
+    circuit = run.circuits[split]
+    steps, labels = [row["step"] for row in circuit.sizes], circuit.ordered
+    figure = _figure(height=140 + 22 * len(labels))
+    bar = {"title": {"text": "answers changed"}}
+    figure.add_trace(
+        go.Heatmap(
+            x=[f"{step:,}" for step in steps], y=labels, z=circuit.changed(steps), zmin=0, zmax=1, colorbar=bar,
+            colorscale="Cividis", hoverongaps=False,
+        )
+    )  # fmt: skip
+    figure.update_xaxes(type="category", title_text="optimizer step")
+    figure.update_yaxes(type="category")
+    return figure
 
 
 def overlay_chart(groups: Mapping[str, Sequence[Run]], split: str, measure: str = "accuracy") -> Any:

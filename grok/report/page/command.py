@@ -81,8 +81,9 @@ def _one(run: Run) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
         losses["training"] = training[""]
     if losses:
         charts["loss"] = draw.curves_chart(run, losses, "loss", logarithmic=True)
-    if run.story:
+    if run.story or run.circuits:
         charts["circuit"] = draw.circuit_chart(run)
+    charts |= {f"nodes:{split}": draw.nodes_chart(run, split) for split, one in run.circuits.items() if one.nodes}
     charts |= draw.brought_charts(run)
     for name, prefix in (("norms", "weight_norm/"), ("updates", "update_norm/")):
         if curves := run.scalars(prefix):

@@ -16,6 +16,7 @@ from grok.provenance import SECRET
 from grok.reading import read_yaml
 from grok.records import RunRecord, crossing
 from grok.report.cells import Cells, cells_in, story_grids
+from grok.report.faithfulness import CircuitRows, circuits_of
 from grok.sweep.plan import Sweep
 
 __all__ = ["Curve", "Run", "load", "varied"]
@@ -119,6 +120,11 @@ class Run:
     def story(self) -> list[Cells]:
         """Those that tell how the circuit formed."""
         return story_grids(self.cells)
+
+    @cached_property
+    def circuits(self) -> dict[str, CircuitRows]:
+        """What was found of a small circuit that keeps the accuracy, by split."""
+        return circuits_of(self.rows)
 
     @property
     def regime(self) -> str:

@@ -54,14 +54,17 @@ def of_run(run: Run, charts: Sequence[str], explored: Sequence[str]) -> Iterator
 
 
 _CHARTS = {
-    "accuracy": "Accuracy", "loss": "Loss", "circuit": "Circuit formation", "groups": "Attention to groups",
+    "accuracy": "Accuracy", "loss": "Loss", "circuit": "Circuit formation",
+    "nodes": "Nodes of the circuit", "groups": "Attention to groups",
     "measures": "Measures of the data regime", "norms": "Weight norms", "updates": "Changes of the weights",
 }  # fmt: skip
 
 _NOTES = {
     "accuracy": "Bands are 95 % intervals over queries, dotted lines what chance gives.",
     "circuit": "Bands are 95 % intervals over examples. Dotted: the floor, what shuffled ground truth (lens) or a"
-    " counterfactual that keeps the bridge (strength) gives.",
+    " counterfactual that keeps the bridge (strength) gives; of faithfulness what is kept without any node, of"
+    " completeness what other nodes, as many, take.",
+    "nodes": "Share of answers that change if the node alone is replaced; blank where it is not in the circuit.",
     "norms": "Frobenius norms of the weight matrices.",
 }
 
