@@ -128,7 +128,7 @@ def as_gpt2(model: StepModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     if not isinstance(model, LoopedTransformer):
         raise BadInput(f"{type(model).__name__} is no GPT-2: export it as safetensors")
-    wrong = [Problem(*one) for one in model.unlike_gpt2()]
+    wrong = [Problem(key, value, f"GPT-2 has {wanted}") for key, value, wanted in model.unlike_gpt2()]
     if wrong:
         raise BadInput("this model is no GPT-2; export it as safetensors", *wrong)
     back = {ours: theirs for theirs, ours in sorted(_GPT2.items(), key=lambda item: -len(item[1]))}

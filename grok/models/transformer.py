@@ -148,7 +148,7 @@ class LoopedTransformer(StepModel):
         insist(self.check(width, layers, loops, heads, hidden, positions, dropout, re_embed_temperature, projections))
         self.task, self.causal, self.loops, self.dropout = task, causal, loops, dropout
         self.re_embed, self.re_embed_temperature, self.sees_itself = re_embed, re_embed_temperature, sees_itself
-        self.activation, self.bias = activation, bias
+        self.activation, self.bias, self.projections = activation, bias, projections
         self.embedding = _make_embedding(task, width, read_in == "fixed")
         self.position = nn.Embedding(task.positions, width) if positions == "learned" else None
         self.blocks = nn.ModuleList()
@@ -225,8 +225,8 @@ class LoopedTransformer(StepModel):
                 unit = torch.eye(parameter.shape[1])
                 parameter.data.copy_(torch.cat([factor * unit, factor * unit, unit]))
 
-    def unlike_gpt2(self) -> list[tuple[str, Any, str]]:
-        """Options, as key, value and what GPT-2 has, by which this is another architecture than GPT-2."""
+    def unlike_gpt2(self) -> list[tuple[str, Any, Any]]:
+        """Options, as key, value and the value that GPT-2 has, by which this is another architecture than GPT-2."""
         block = cast(Block, self.blocks[0])
         has: dict[str, tuple[Any, Any]] = {
             "loops": (self.loops, 1), "causal": (self.causal, True), "tied": (self.head is None, True),
@@ -234,10 +234,10 @@ class LoopedTransformer(StepModel):
             "positions": ("none" if self.position is None else "learned", "learned"),
             "mlp": (type(getattr(block, "mlp", None)).__name__, "MLP"),
             "activation": (self.activation, "gelu_tanh"), "bias": (self.bias, True), "residual": (block.residual, True),
-            "projections": (type(block.attn).__name__, "Attention"), "scaled": (block.attn.scaled, True),
+            "projections": (self.projections, "all"), "scaled": (block.attn.scaled, True),
             "sees_itself": (self.sees_itself, True), "read_out": (self.answered, None),
         }  # fmt: skip
-        return [(key, value, f"GPT-2 has {wanted}") for key, (value, wanted) in has.items() if value != wanted]
+        return [(key, value, wanted) for key, (value, wanted) in has.items() if value != wanted]
 
     @property
     def shares_prefixes(self) -> bool:
