@@ -18,15 +18,20 @@ from grok.errors import BadInput
 __all__ = ["Background", "is_locked", "lock", "replace", "sha256", "write_atomically", "writer"]
 
 
-def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
+def write_atomically(path: Path, content: str | bytes | memoryview, several: bool = False) -> None:
     """Replace `path` by `content` in one step: a reader, or a crash, sees the old file or the new one.
+
+    Args:
+        path: the file; its directory is made.
+        content: all of it.
+        several: whether several processes may write it at once, without a `lock`.
 
     Raises:
         OSError: if the disk is full or cannot be written to; the old file is then as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # One writer per directory (`lock`), so that a fixed name is safe: what a crash has left is written over.
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial" if several else f".{path.name}.partial")
     try:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
         replace(partial, path)

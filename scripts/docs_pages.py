@@ -5,7 +5,6 @@ A hook of mkdocs. Links to files that are no pages become plain names, as the si
 
 from __future__ import annotations
 
-import os
 import posixpath
 import re
 from pathlib import Path
@@ -48,15 +47,57 @@ def _link(match: re.Match[str], here: str, source: str, files: Files) -> str:
     return text if text == path or "`" in text else f"{text} (`{path}`)"
 
 
+class _Found(Exception):
+    """Carries the parser of `grok fit`."""
+
+
 def _keys() -> str:
-    """`grok fit --help`, whose keys are generated from the docstrings."""
-    import contextlib
-    import io
+    """Every key that `grok fit` takes: type, default and meaning, as its parser has them from the docstrings."""
+    from grok.lightning_cli import GrokCLI, run_lightning
 
-    from grok.cli import main
+    class Looked(GrokCLI):
+        def parse_arguments(self, parser: Any, args: Any) -> None:
+            raise _Found(self._subcommand_parsers["fit"])
 
-    os.environ.setdefault("COLUMNS", "120")
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
-        main(["fit", "--help"])
-    return f"# Keys of a configuration\n\nWhat `grok fit --help` says.\n\n```text\n{said.getvalue()}\n```\n"
+    try:
+        run_lightning(["fit"], Looked)
+    except _Found as found:
+        groups = found.args[0]._action_groups
+    sections: dict[str, list[str]] = {}
+    titles: dict[str, str] = {}
+    for group in groups:
+        for action in group._group_actions:
+            if (
+                hasattr(action, "_typehint")
+                and not action.dest.endswith(".help")
+                and "link" not in str(group.title).lower()
+            ):
+                first = action.dest.partition(".")[0] if "." in action.dest or action.dest == "data" else "The run"
+                titles.setdefault(first, f"`{first}`: {group.title}" if first != "The run" else first)
+                sections.setdefault(first, []).append(_key(action))
+    tables = [
+        "\n".join([f"## {titles[first]}", "", "| key | type | default | |", "|---|---|---|---|", *rows])
+        for first, rows in sections.items()
+    ]
+    return "\n\n".join([_KEYS, *tables]) + "\n"
+
+
+_KEYS = """# Keys of a configuration
+
+Every key of a YAML file and, with `--` before it, of the command line: what `grok fit --help` says. Nested keys are
+joined by dots. A key that takes a class (`model.net`, `data`, …) takes `class_path` and `init_args`, or on the command
+line the class and `--data.KEY`; the arguments of the classes are in the reference of [data](reference/data.md),
+[models](reference/models.md) and [training](reference/training.md)."""
+
+
+def _key(action: Any) -> str:
+    """A line of the table: key, type, default and meaning."""
+    type_ = action._typehint.__name__ if isinstance(action._typehint, type) else str(action._typehint)
+    short = re.sub(r"\b(?:\w+\.)+(?=[A-Za-z])", "", type_)
+    default = action.default.get("class_path") if isinstance(action.default, dict) else action.default
+    one_of = re.match(r"Conditional<[^>]*> \{([^,]+),", str(default))
+    shown = {"None": "null", "True": "true", "False": "false"}
+    spelled = one_of[1] if one_of else str(default)
+    told = " ".join(str(action.help).replace("``", "`").split())
+    cells = (f"`{action.dest}`", f"`{short}`", f"`{shown.get(spelled, spelled)}`", told)
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

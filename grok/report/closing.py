@@ -40,6 +40,7 @@ def closing_lines(directory: Path) -> Iterator[str]:
             yield f"  final loss {split:<16} {value:.4g}"
     yield from circuit_lines(RunRecord(directory))
     yield "Look:"
+    yield f"  grok report {directory}"
     yield f"  tensorboard --logdir {directory}"
     for pattern in ("accuracy", "circuit", "groups_*", "measures_*"):
         for figure in sorted((directory / "figures").glob(f"{pattern}.png")):

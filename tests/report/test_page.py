@@ -130,6 +130,26 @@ def test_a_page_of_markdown_goes_through_the_same_template_with_its_pictures(gro
     assert len(page) < 100_000  # no library for a page without charts
 
 
+def test_a_picture_elsewhere_becomes_a_link_and_nothing_of_somebody_else_is_overwritten(grok, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("![a plot](https://example.org/a.png)\n")
+    (tmp_path / "page.html").write_text("mine")
+    status, _, err = grok("report", page)
+    assert (status, "page.html: exists, and is not a page by `grok report`" in err) == (2, True)
+    assert (tmp_path / "page.html").read_text() == "mine"
+    (tmp_path / "page.html").unlink()
+    assert [grok("report", page)[0], grok("report", page)[0]] == [0, 0]
+    assert '<a href="https://example.org/a.png">picture: a plot</a>' in (tmp_path / "page.html").read_text()
+    assert "<img" not in (tmp_path / "page.html").read_text().partition("<script")[0]
+    run = tmp_path / "run.md"  # a directory
+    RunRecord(run).append([row(1, "loss", 1.0)])
+    status, _, err = grok("report", run, "--out", tmp_path / "page.html")
+    assert (status, "page.md: exists" in err) == (2, True)
+    assert page.read_text().startswith("![a plot]")
+    assert [grok("report", run)[0], grok("report", run)[0]] == [0, 0]
+    assert {path.name for path in run.iterdir()} == {"metrics.jsonl", "report.html", "report.md"}
+
+
 def row(step, name, value, split="test", **more):
     return {"step": step, "split": split, "name": name, "value": value, "low": None, "high": None, "floor": None,
             "n": 2} | more  # fmt: skip

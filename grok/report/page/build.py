@@ -16,9 +16,10 @@ from urllib.parse import unquote
 
 from grok.errors import BadInput
 
-__all__ = ["html_page", "insist_on_extra", "markdown_twin"]
+__all__ = ["html_page", "insist_on_extra", "is_ours", "markdown_twin"]
 
 _HERE = files("grok.report.page")
+_GENERATOR, _MADE = '<meta name="generator" content="grok">', "Made by `grok report`."
 _PLACE = re.compile(r"\{\{(chart|explorer):([^}]+)\}\}")
 
 
@@ -68,7 +69,12 @@ def markdown_twin(markdown: str, pictures: Mapping[str, str]) -> str:
         picture = pictures.get(match[2]) if match[1] == "chart" else None
         return f"![{match[2]}]({picture})" if picture else ""
 
-    return re.sub(r"\n{3,}", "\n\n", _PLACE.sub(placed, markdown)).rstrip() + "\n"
+    return re.sub(r"\n{3,}", "\n\n", _PLACE.sub(placed, markdown)).rstrip() + f"\n\n{_MADE}\n"
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file is a page, or the twin of one, that was written here."""
+    return path.is_file() and any(mark.encode() in path.read_bytes() for mark in (_GENERATOR, _MADE))
 
 
 def _rendered(markdown: str) -> str:
@@ -108,7 +114,8 @@ def _with_pictures(body: str, base: Path | None) -> str:
             return match[0]
         return f'src="data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"'
 
-    return re.sub(r'src="(?!https?:|data:)([^"]+)"', embedded, body)
+    remote = r'<img src="(https?:[^"]*)" alt="([^"]*)"[^>]*>'  # a page asks nothing of the network
+    return re.sub(r'src="(?!https?:|data:)([^"]+)"', embedded, re.sub(remote, r'<a href="\1">picture: \2</a>', body))
 
 
 def _embedded(value: Any) -> str:

@@ -10,7 +10,7 @@ from grok.callbacks.console import say
 from grok.configuration import take_options
 from grok.errors import BadInput
 from grok.files import write_atomically
-from grok.report.page.build import html_page, insist_on_extra, markdown_twin
+from grok.report.page.build import html_page, insist_on_extra, is_ours, markdown_twin
 from grok.report.page.run import Run, load, varied
 
 __all__ = ["report", "write_report"]
@@ -48,13 +48,13 @@ def report(argv: Sequence[str]) -> None:
 def write_report(paths: Sequence[str | Path], out: Path | None = None) -> list[Path]:
     """Write the page and its twin; returns the files."""
     first = Path(paths[0])
-    if first.suffix == ".md":
+    if first.suffix == ".md" and not first.is_dir():
         if len(paths) > 1:
             raise BadInput("one Markdown page at a time")
         if not first.is_file():
             raise BadInput(f"{first}: no such file; give a Markdown page")
         target = out or first.with_suffix(".html")
-        write_atomically(target, html_page(first.read_text(encoding="utf-8"), base=first.parent))
+        _write({target: html_page(first.read_text(encoding="utf-8"), base=first.parent)})
         return [target]
     runs = load(paths)
     target = out or (first if len(paths) == 1 else Path()) / "report.html"
@@ -63,9 +63,17 @@ def write_report(paths: Sequence[str | Path], out: Path | None = None) -> list[P
     else:
         text, charts, explored = _several(" ".join(str(path) for path in paths), runs)
     twin = target.with_suffix(".md")
-    write_atomically(target, html_page(text, charts, explored))
-    write_atomically(twin, markdown_twin(text, _pictures(runs, target)))
+    _write({target: html_page(text, charts, explored), twin: markdown_twin(text, _pictures(runs, target))})
     return [target, twin]
+
+
+def _write(files: Mapping[Path, str]) -> None:
+    """Write all files, or none if one of them is there and somebody else's."""
+    for path in files:
+        if path.exists() and not is_ours(path):
+            raise BadInput(f"{path}: exists, and is not a page by `grok report`; give another --out, or remove it")
+    for path, content in files.items():
+        write_atomically(path, content, several=True)
 
 
 def _one(run: Run) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
