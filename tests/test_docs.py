@@ -1,4 +1,4 @@
-"""The pages under docs/: what they link to and name exists, and each regime has a page with what a reader needs."""
+"""The pages: what they link to and name exists, and each regime has a page with what a reader needs."""
 
 import re
 from pathlib import Path
@@ -6,20 +6,34 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [*ROOT.glob("*.md"), *(page for top in ("docs", "configs", "scripts") for page in (ROOT / top).rglob("*.md"))]
 REGIMES = [page for page in PAGES if page.parent.name == "regimes" and page.name != "README.md"]
+LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]*)(?:#([^)]*))?\)")
+every_page = pytest.mark.parametrize("page", sorted(PAGES), ids=lambda page: str(page.relative_to(ROOT)))
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "configs/README.md"], ids=lambda page: page.stem)
-def test_files_that_a_page_links_to_exist(page):
-    for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
-        assert (page.parent / target).exists(), target
+def prose(page):
+    """A page without its blocks."""
+    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def anchors(page):
+    """Names of the headings of a page, as GitHub and mkdocs make them."""
+    titles = re.findall(r"^#+ (.*)", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@every_page
+def test_files_and_headings_that_a_page_links_to_exist(page):
+    for path, anchor in LINK.findall(prose(page)):
+        target = page.parent / path if path else page
+        assert target.exists(), path
+        assert not anchor or anchor in anchors(target), f"{path}#{anchor}"
+
+
+@every_page
 def test_configurations_and_scripts_that_a_page_names_exist(page):
-    text = page.read_text()
-    for path in re.findall(r"(?<![\w/])((?:configs|scripts)/[\w/]+\.(?:yaml|py|sh))", text):
+    for path in re.findall(r"(?<![\w/])((?:configs|scripts)/\w[\w/.]*\w)", page.read_text()):
         assert (ROOT / path).exists(), path
 
 

@@ -43,8 +43,3 @@ def test_its_python_runs(code):
     scope: dict[str, object] = {}
     exec(code, scope)
     assert scope["states"][-1]["resid"].shape[0] == len(scope["bridge"])
-
-
-def test_files_it_links_to_exist():
-    for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
-        assert (ROOT / target).exists(), target
