@@ -20,7 +20,8 @@ from grok.errors import BadInput, Problem
 from grok.reading import read_yaml
 
 __all__ = [
-    "config_files", "config_problems", "differences", "explain", "insist_on_mapping", "insist_on_one_seed",
+    "chosen_classes", "config_files", "config_problems", "differences", "explain", "insist_on_mapping",
+    "insist_on_one_seed",
     "of_run", "of_the_outcome", "problems_of_blocks", "problems_of_names", "with_run",
 ]  # fmt: skip
 
@@ -221,6 +222,25 @@ def problems_of_names(options: Any) -> list[Problem]:
 
 def _split_run_dir(word: str) -> list[str]:
     return word.split("=", 1) if word.startswith("--run_dir=") else [word]
+
+
+def chosen_classes(parser: Any, options: Any, group: str) -> dict[str, dict[str, str]]:
+    """Classes that were chosen in the place of default ones, as defaults of their keys.
+
+    Made defaults, they come with their own: jsonargparse keeps those of the default class wherever the chosen one takes
+    a key of the same name, such as AdamW's weight decay for SGD (its issue 460).
+
+    Args:
+        parser: of the subcommand.
+        options: what it has parsed.
+        group: the group of keys.
+    """
+    defaults, found = parser.get_defaults()[group], {}
+    for key, value in vars(options[group]).items():
+        chosen, usual = (getattr(one, "class_path", None) for one in (value, defaults.get(key)))
+        if chosen is not None and usual not in (None, chosen):
+            found[f"{group}.{key}"] = {"class_path": chosen}
+    return found
 
 
 def value_at(options: Any, key: str) -> Any:

@@ -28,6 +28,7 @@ from grok.callbacks.console import patient, say
 from grok.callbacks.last import DurableCheckpoints, good_checkpoint, saved_checkpoints
 from grok.cluster import cluster_environment
 from grok.configuration import (
+    chosen_classes,
     config_files,
     config_problems,
     differences,
@@ -144,7 +145,7 @@ class GrokCLI(LightningCLI):
         """Parse `args` alone, whatever started this process; a mistake is told by its key."""
         self.argv: list[str] = list(args)
         try:
-            self.config = parser.parse_args(args)
+            self.config = self._parse(parser, args)
         except ArgumentError as error:
             chosen = self._subcommand_parsers.get(args[0] if args else "")
             known = [option.removeprefix("--") for option in chosen._option_string_actions] if chosen else []
@@ -153,6 +154,22 @@ class GrokCLI(LightningCLI):
         seed = self.config[self.config.subcommand].seed_everything
         if not 0 <= seed < 2**32:
             insist([Problem("seed_everything", seed, "use an integer from 0 to 4294967295")])
+
+    def _parse(self, parser: LightningArgumentParser, args: Sequence[str]) -> Any:
+        """Parse twice where classes are chosen in the place of default ones, whose defaults the parser would keep."""
+        plain = [word for word in args if not word.startswith("--print_config")]
+        try:
+            config = parser.parse_args(plain)
+            chosen = chosen_classes(self._subcommand_parsers[config.subcommand], config[config.subcommand], "model")
+        except ArgumentError:
+            if plain == args:
+                raise
+            chosen = {}  # half a configuration can be printed
+        else:
+            if plain == args and not chosen:
+                return config
+            self._subcommand_parsers[config.subcommand].set_defaults(chosen)
+        return parser.parse_args(args)
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: LightningCLI would let hyper-parameters in a checkpoint override what the user wrote."""

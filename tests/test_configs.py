@@ -1,5 +1,7 @@
 """Every shipped configuration parses, is instantiated and trains a step, and says what it is."""
 
+import importlib
+import inspect
 import re
 from pathlib import Path
 
@@ -84,6 +86,26 @@ def test_a_configuration_trains_a_step(grok, tmp_path, path):
     )  # fmt: skip
     assert (status, errors) == (0, "")
     assert "After 1 steps" in output
+    given, made = (yaml.safe_load(file.read_text())["model"] for file in (path, tmp_path / "run/config.yaml"))
+    for key, written in given.items():
+        if isinstance(written, dict) and "class_path" in written:
+            asked = {*written.get("init_args", {}), *overridden(path, key)}
+            unasked = {k: v for k, v in made[key]["init_args"].items() if k not in asked}
+            assert unasked == own_defaults(written["class_path"], unasked), key
+
+
+def own_defaults(class_path, keys):
+    """What a class has by default for some keys of its constructor."""
+    module, _, name = class_path.rpartition(".")
+    parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    plain = {key: parameters[key].default for key in keys}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()}
+
+
+def overridden(path, key):
+    """Keys of a class that `SMALLER` sets."""
+    start = f"--model.{key}."
+    return {str(option).removeprefix(start) for option in SMALLER.get(path.stem, []) if str(option).startswith(start)}
 
 
 @pytest.mark.parametrize("path", marked(SWEEPS), ids=lambda path: path.stem)

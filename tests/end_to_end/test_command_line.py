@@ -50,6 +50,18 @@ def test_the_saved_configuration_runs_again_to_the_same_bits(grok, run, hashes, 
     )
 
 
+def test_a_chosen_class_has_its_own_defaults_and_what_was_written(grok, tiny_config):
+    chosen = ["--model.optimizer", "SGD", "--model.optimizer.lr", 0.1]
+    chosen += ["--model.net", "grok.models.RecursiveTransformer"]
+    status, printed, _ = grok("fit", "--config", tiny_config, *chosen, "--print_config")
+    assert status == 0
+    model = yaml.safe_load(printed)["model"]
+    assert model["optimizer"]["init_args"]["weight_decay"] == 0.0  # of AdamW 0.01
+    net = model["net"]["init_args"]
+    assert (net["positions"], net["tied"]) == ("none", False)  # of LoopedTransformer learned and True
+    assert (net["width"], net["heads"], net["layers"]) == (16, 2, 1)
+
+
 def test_test_validate_and_predict_need_only_the_run_directory(grok, run):
     before = everything_in(run)
     summary = RunRecord(run).summary()

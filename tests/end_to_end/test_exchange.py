@@ -15,6 +15,9 @@ from torch.testing import assert_close
 
 import grok as package
 from grok.errors import BadInput
+from grok.models import RecursiveTransformer
+from grok.records import RunRecord
+from grok.task import Task
 
 FIXTURES = Path(__file__).parents[1] / "models/fixtures"
 GPT2 = {"layers": 2, "loops": 1, "width": 16, "heads": 2, "dropout": 0.0}
@@ -142,6 +145,35 @@ def test_a_released_checkpoint_becomes_a_run_that_can_be_traced(grok, tmp_path, 
     status, _, err = grok("import", checkpoint, tmp_path / "other", "--config", config, *wrong)
     assert (status, "blocks.2.attn.out.bias: not in the checkpoint" in err) == (2, True)
     assert not (tmp_path / "other").exists()
+
+
+def test_a_released_recursive_model_becomes_a_run_that_can_be_traced(grok, tmp_path):
+    with safe_open(FIXTURES / "trm_attention_rope.safetensors", "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    checkpoint, config = tmp_path / "step_100", tmp_path / "config.yaml"
+    torch.save(
+        {f"_orig_mod.model.{n.removeprefix('weights.')}": w for n, w in tensors.items() if n.startswith("weights.")},
+        checkpoint,
+    )
+    encoding = {"class_path": "grok.data.FillIn"}
+    data = {"entities": 28, "relations": 6, "out_degree": 6, "phi": 1, "ood": 0.1, "iid": 0.1, "encoding": encoding}
+    net = {"width": 32, "low_cycles": 3, "mixing": "attention", "positions": "rope", "heads": 4}
+    config.write_text(yaml.safe_dump({
+        "data": {"class_path": "grok.data.TwoHopComposition", "init_args": data},
+        "model": {"net": {"class_path": "grok.models.RecursiveTransformer", "init_args": net}},
+        "figures": {"enabled": False},
+    }))  # fmt: skip
+    status, _, err = grok("import", checkpoint, tmp_path / "run", "--config", config)
+    assert status == 0, err
+    wide = RecursiveTransformer(Task(positions=10, outputs=41, tokens=41), **net)  # their queries are longer
+    wide.load_state_dict(package.load_run(tmp_path / "run").model().state_dict())
+    first = tensors["puzzle_identifiers"] == 0  # of their table of puzzle vectors the first row is taken
+    assert_close(wide(tensors["inputs"][first]).detach(), tensors["logits"][first], atol=1e-4, rtol=1e-4)
+    watched = ["--lens.enabled=true", "--tracing.enabled=true", "--lens.examples", 20, "--tracing.examples", 5]
+    status, _, err = grok("trace", tmp_path / "run", *watched)
+    assert status == 0, err
+    names = {row["name"] for row in RunRecord(tmp_path / "run").rows()}
+    assert {"lens/mrr/bridge/S[8,r1]", "tracing/changed/S[4,r1]"} <= names
 
 
 @pytest.mark.parametrize(
