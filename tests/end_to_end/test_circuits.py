@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 from grok.analyses import AnalysisRecord
 
 ON = ["--lens.enabled", "true", "--tracing.enabled", "true"]
-KINDS = ("lens", "found", "tracing", "semantic", "cosine", "probes", "attention")
-ALL = [word for kind in KINDS for word in (f"--{kind}.enabled", "true")]
-RECORDED = (*KINDS, "immediate", "full_run")  # the two probings belong to `semantic`
+KINDS = ("lens", "found", "tracing", "semantic", "cosine", "probes", "attention", "faithfulness")
+ALL = [word for kind in KINDS for word in (f"--{kind}.enabled", "true")] + ["--faithfulness.every", "60"]
+RECORDED = (*KINDS, "immediate", "full_run", "completeness", "circuit", "ablation")
+"""With what belongs to `semantic` and to `faithfulness`."""
 
 
 def rows(run, *kinds):
@@ -48,7 +49,7 @@ def test_a_run_that_is_watched_and_one_that_is_traced_afterwards_have_the_same_r
 
     status, out, err = grok("trace", plain, *ALL)
     assert status == 0, err
-    assert "lens, found, tracing, semantic, cosine, probes, attention" in out
+    assert "lens, found, tracing, semantic, cosine, probes, attention, faithfulness" in out
 
     watched, traced = (sorted(rows(run, *RECORDED), key=key) for run in (live, plain))
     assert watched == traced
@@ -136,7 +137,7 @@ def test_pictures_go_to_figures_and_to_tensorboard(grok, tiny_config, tmp_path):
     assert grok("fit", "--config", tiny_config, *arguments)[0] == 0
     names = {path.name for path in (tmp_path / "seen/figures").iterdir()}
     pictures = {"accuracy", "circuit", "found", "fact_map_id_atomic", "cosine", "probes"}
-    pictures |= {"cosine_cohesion_id_atomic", "cosine_alignment_id_atomic"}
+    pictures |= {"cosine_cohesion_id_atomic", "cosine_alignment_id_atomic", "faithfulness_test_inferred_iid"}
     grids = ("lens_mrr_bridge", "tracing_changed", "semantic_success", "immediate_recall_at_1_bridge")
     grids += ("full_run_recall_at_1_bridge", "probes_accuracy_bridge", "attention_mass")
     pictures |= {f"{grid}_test_inferred_iid" for grid in grids}
