@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 PAGE = (Path(__file__).resolve().parents[1] / "docs/how-to/extend.md").read_text()
 
 
@@ -11,6 +13,7 @@ def block(language):
     return re.search(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)[1]
 
 
+@pytest.mark.slow
 def test_the_page_trains_and_what_it_adds_is_in_the_record(grok, tmp_path, monkeypatch):
     (tmp_path / "parity_lab.py").write_text(block("python"))
     (tmp_path / "parity.yaml").write_text(block("yaml"))

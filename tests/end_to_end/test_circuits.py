@@ -87,6 +87,7 @@ def test_rows_have_value_interval_floor_and_number_of_examples(live):
     assert tensors["tracing/test_inferred_iid/rank"].shape == (n, 3, 3)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_every_analysis_once(grok, tiny_config, tmp_path, live, monkeypatch):
     from grok.callbacks import LogitLens
 
@@ -120,6 +121,7 @@ def test_grok_test_prints_what_the_checkpoint_shows(grok, live):
     assert (live / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_pictures_go_to_figures_and_to_tensorboard(grok, tiny_config, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -235,6 +237,7 @@ def test_a_trace_every_so_many_steps_leaves_a_complete_record_whenever_it_is_int
     assert "KIND is one of lens, found, tracing" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed"])
 def test_live_and_traced_records_are_equal_in_any_precision(grok, tiny_config, tmp_path, precision):
     fit = ["fit", "--config", tiny_config, "--trainer.precision", precision, "--trainer.max_steps", 30]
@@ -264,6 +267,7 @@ def test_several_splits_and_a_target_are_each_examined_with_their_own_counterfac
     assert {row["split"] for row in rows(tmp_path / "run", "tracing")} == {"train_inferred", "test_inferred_iid"}
 
 
+@pytest.mark.slow
 def test_a_run_ends_in_peace_when_few_cells_have_a_value_and_says_that_it_has_diverged(grok, tiny_config, tmp_path):
     few = ["--tracing.only_correct", "true", "--tracing.counterfactuals", "valid", "--tracing.examples", "3"]
     status, _, err = grok("fit", "--config", tiny_config, "--run_dir", "few", *ON, *few, "--tracing.floor", "false")
@@ -274,6 +278,7 @@ def test_a_run_ends_in_peace_when_few_cells_have_a_value_and_says_that_it_has_di
     assert max(row["step"] for row in rows(tmp_path / "nan", "lens")) == 1  # nothing is read from what is no number
 
 
+@pytest.mark.slow
 def test_a_series_of_another_model_or_damaged_or_no_series_is_named(grok, tiny_config, plain, tmp_path):
     assert grok("fit", "--config", tiny_config, "--run_dir", "wide", "--model.net.width", "32")[0] == 0
     own = (plain / "series").rename(plain / "own")
@@ -309,6 +314,7 @@ def test_a_series_of_another_model_or_damaged_or_no_series_is_named(grok, tiny_c
     assert "usage: grok trace RUN" in err
 
 
+@pytest.mark.slow
 def test_fourier_measures_of_modular_arithmetic_are_recorded_and_drawn(grok, tmp_path):
     config = tmp_path / "modular.yaml"
     config.write_text("""
@@ -350,6 +356,7 @@ lens: {enabled: true}
     assert "lens.enabled=True: the answers of test are values, not tokens: use lens.enabled=false" in err
 
 
+@pytest.mark.slow
 def test_what_is_found_in_and_out_of_distribution_is_recorded_live_and_by_a_trace(grok, tiny_config, tmp_path):
     fill_in = ["--data.encoding", "grok.data.FillIn", "--model.net.causal", "false", "--figures.enabled", "true"]
     assert grok("fit", "--config", tiny_config, "--run_dir", "live", *fill_in, "--found.enabled", "true")[0] == 0

@@ -209,6 +209,7 @@ def test_help_names_the_commands(grok):
         assert command in output
 
 
+@pytest.mark.slow
 def test_nothing_is_evaluated_with_untrained_weights(grok, tiny_config, run, tmp_path):
     before = everything_in(tmp_path)
     for command in ("test", "validate", "predict"):
@@ -221,6 +222,7 @@ def test_nothing_is_evaluated_with_untrained_weights(grok, tiny_config, run, tmp
     assert (run / "predictions.jsonl").read_bytes() == with_configuration
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_and_one_of_another_model_are_named(grok, run):
     status, _, errors = grok("test", run, "--model.net.width", 32)
     assert (status, "of another model" in errors) == (2, True)
@@ -293,6 +295,7 @@ def test_help_is_told_without_importing_anything_that_takes_seconds():
     assert "grok fit --config configs/quickstart.yaml" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_run_that_was_begun_before_a_setting_existed_has_its_default(grok, tiny_config, run):
     saved = run / "config.yaml"
     old = yaml.safe_load(saved.read_text())

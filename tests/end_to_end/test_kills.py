@@ -29,6 +29,7 @@ def killed(kill_and_resume, tmp_path_factory):
     return harness, kills
 
 
+@pytest.mark.slow
 def test_five_kills_leave_the_same_bits_and_the_same_record(killed):
     _, kills = killed
     assert len({kill.moment for kill in kills}) >= 3

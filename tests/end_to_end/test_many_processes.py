@@ -143,6 +143,7 @@ def test_two_nodes_of_two_processes_meet_and_train_what_one_process_trains(grok,
     assert RunRecord(tmp_path / "run").rows("accuracy") == RunRecord(tmp_path / "alone").rows("accuracy")
 
 
+@pytest.mark.slow
 def test_where_a_run_is_computed_may_change_when_it_goes_on(grok, tiny_config, tmp_path, monkeypatch, hashes):
     run = tmp_path / "run"
     assert grok("fit", "--config", tiny_config, "--run_dir", tmp_path / "whole")[0] == 0

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import pytest
+
 from grok.records import RunRecord
 
 DATA = Path(__file__).parents[1] / "data/fixtures/composition_json"
 NATURAL = DATA / "composition.60.12.4.0_factaug_h1ratio0.0_h1k0_h2ratio0.0_h2k0"
 
 
+@pytest.mark.slow
 def test_fit_on_reference_files_reaches_full_training_accuracy_and_reports_every_split(grok, tmp_path):
     status, output, _ = grok(
         "fit", "--data", "grok.data.ReferenceJSON", "--data.path", NATURAL, "--data.batch", 512,

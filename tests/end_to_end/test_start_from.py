@@ -67,6 +67,7 @@ def test_a_milestone_of_the_run_is_looked_up(fit, source):
     assert "at step 16 (bridge)" in fit("--start.step", "bridge", to="c")[1]
 
 
+@pytest.mark.slow
 def test_without_the_other_run_a_resumed_one_goes_on_and_is_tested(fit, grok, source, hashes, monkeypatch):
     class Power(BaseException):
         """Nothing catches this."""

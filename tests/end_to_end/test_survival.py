@@ -89,6 +89,7 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[:-100])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [flip_a_bit, truncate])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(cut, fit, hashes, twin, damage):
     run = cut()
@@ -102,6 +103,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(cut, fit, hash
     assert (run / "damaged.ckpt").read_bytes() == bad
 
 
+@pytest.mark.slow
 def test_the_good_checkpoint_is_not_overwritten_by_the_damaged_one_at_the_next_save(cut, fit, hashes, twin):
     run = cut()
     flip_a_bit(run / "last.ckpt")
@@ -136,6 +138,7 @@ def test_without_any_good_checkpoint_nothing_is_touched(cut, fit):
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_every_moment_of_a_save_leaves_a_good_checkpoint(cut, fit, hashes, twin, monkeypatch, tmp_path):
     """Cut before, between and after each of the renames of a save."""
     from grok import files
@@ -179,6 +182,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_with_an_explanation(fit, tm
     assert not (tmp_path / "exploded").exists()
 
 
+@pytest.mark.slow
 def test_event_files_have_every_step_once_whatever_happened(fit, tmp_path):
     logged = ("--trainer.logger", "true")
     assert fit("twin", *logged)[0] == 0
@@ -193,6 +197,7 @@ def test_event_files_have_every_step_once_whatever_happened(fit, tmp_path):
     assert {step for step, _ in read_scalars(run)["accuracy/id_atomic"]} == {20, 40, 60}
 
 
+@pytest.mark.slow
 def test_a_start_that_was_cut_before_the_first_checkpoint_is_made_again(fit, hashes, twin, tmp_path, monkeypatch):
     logged = ("--lens.enabled", "true", "--lens.every", 20)
     assert fit("watched", *logged)[0] == 0
@@ -238,6 +243,7 @@ def test_a_summary_that_was_removed_is_written_again(fit, prepared, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_early_is_not_trained_further_after_that(fit, hashes, tmp_path, monkeypatch):
     early = ("--monitor.threshold", 0.01, "--monitor.window", 1, "--monitor.stop_after", 10)
     assert fit("twin", *early)[0] == 0
@@ -251,6 +257,7 @@ def test_a_run_that_stopped_early_is_not_trained_further_after_that(fit, hashes,
     assert result(tmp_path / "run", hashes) == result(tmp_path / "twin", hashes)
 
 
+@pytest.mark.slow
 def test_a_stop_between_evaluations_does_not_bring_an_early_end_forward(fit, hashes, tmp_path):
     early = ("--monitor.threshold", 0.01, "--monitor.window", 1, "--monitor.stop_after", 5)
     assert fit("twin", *early)[0] == 0
@@ -323,6 +330,7 @@ def test_a_full_disk_is_told_in_one_line_and_the_run_goes_on_afterwards(cut, fit
     assert result(run, hashes) == twin
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
 def test_a_disk_that_refuses_at_any_write_leaves_a_whole_run(cut, fit, hashes, twin, monkeypatch, number):
     from grok import files

@@ -61,6 +61,7 @@ def trained_net(run, regime):
     return net.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("operation", "loops"), [("subtract", 1), ("multiply", 2)])
 def test_modular_arithmetic_is_memorised(tmp_path, operation, loops):
     options = ("--data.operation", operation, "--data.modulus", "17", "--data.batch", "87")

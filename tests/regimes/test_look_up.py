@@ -40,6 +40,7 @@ def values(run, name, split="test"):
     return {row["step"]: row["value"] for row in rows if (row["name"], row["split"]) == (name, split)}
 
 
+@pytest.mark.slow
 def test_the_layer_learns_to_look_at_the_source_and_what_the_regime_names_is_recorded_and_drawn(grok, config, tmp_path):
     run, bare = tmp_path / "run", tmp_path / "bare"
     status, out, err = grok("fit", "--config", config, "--run_dir", run, *ON)

@@ -166,6 +166,7 @@ def test_a_member_that_fails_leaves_the_others_alone(argvs, tmp_path, monkeypatc
     assert RunRecord(tmp_path / "run_2").summary()["finished"]
 
 
+@pytest.mark.slow
 def test_runs_that_cannot_be_one_ensemble_are_trained_one_after_the_other(argvs, tmp_path, hashes):
     """Dropout draws from generators that are each run's own: alone it is the same to the bit."""
     random = ("--model.net.dropout", "0.2")

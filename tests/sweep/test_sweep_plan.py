@@ -199,6 +199,7 @@ def test_a_dry_run_checks_and_writes_nothing(grok, tiny_config, tmp_path):
     assert everything_in(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_file_and_options_plan_the_same(grok, tiny_config, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(

@@ -87,6 +87,7 @@ def test_a_plan_says_for_each_run_from_which_it_starts_and_with_which_base(plann
     assert planned.value(planned.lines[3], "trainer.max_steps") == 20
 
 
+@pytest.mark.slow
 def test_planning_again_changes_nothing_and_more_seeds_extend_every_part(grok, asked, planned):
     before = manifest()
     status, output, _ = grok("sweep", "plan", asked.write(), "--sweep_dir", "s")
@@ -101,6 +102,7 @@ def test_planning_again_changes_nothing_and_more_seeds_extend_every_part(grok, a
     assert [line.after for line in new] == [None, None, 5, 6, None]
 
 
+@pytest.mark.slow
 def test_another_part_is_added_and_one_that_changes_is_refused(grok, asked, planned):
     asked["then"].append({"name": "later", "base": "tiny.yaml", "set": {"start.step": "last", "model.net.dropout": 0}})
     assert "7 runs, 2 of them new" in grok("sweep", "plan", asked.write(), "--sweep_dir", "s")[1]
@@ -209,6 +211,7 @@ def test_a_task_waits_for_its_source_and_is_blocked_when_that_has_failed(grok, p
     assert "nothing to do" in grok("sweep", "task", "s", 3)[1]
 
 
+@pytest.mark.slow
 def test_two_parts_are_worked_off_in_order_after_a_stop_and_collected(grok, planned, hashes):
     def stop_when_one_is_done():
         deadline = time.monotonic() + 40

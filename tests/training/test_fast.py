@@ -160,6 +160,7 @@ def graphed(monkeypatch):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [FUSED, partial(torch.optim.SGD, lr=0.1, momentum=0.9)], ids=["whole", "half"])
 def test_recorded_steps_learn_the_same_in_200_steps_in_float64(tmp_path, graphed, optimizer):
     evaluation = Evaluation(every=30)  # Lightning drops gradients before it evaluates

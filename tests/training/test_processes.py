@@ -82,6 +82,7 @@ def test_ten_steps_in_float32_are_the_same_to_1e_5(directory, world):
         torch.testing.assert_close(result["weights"], one["weights"], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_scaler_scales_and_unscales_alike_on_any_number_of_processes(directory):
     one = curve(0, 1, directory / "scaled_1", 10, STEPS, "scaled")
     assert one["scale"] > 1024  # it has grown on the way
@@ -90,6 +91,7 @@ def test_a_scaler_scales_and_unscales_alike_on_any_number_of_processes(directory
         torch.testing.assert_close(result["weights"], one["weights"], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_one_process_and_with_two_again(directory):
     whole = curve(0, 1, directory / "whole", 10, 150)
     where = directory / "moved"

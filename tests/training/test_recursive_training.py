@@ -103,6 +103,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, fill_in, options):
     assert torch.equal(reached["ema.start_H"], reached["net.start_H"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", [{}, {"mixing": "attention", "positions": "rope", "prefix": 0}])
 def test_training_memorises(tmp_path, net):
     data = make_data(encoding=FillIn(), entities=8, batch=32)

@@ -6,6 +6,7 @@ import pytest
 from verdict.synthetic import as_published, pretraining, transfer, write_run
 
 
+@pytest.mark.slow
 def test_the_page_says_claims_rules_seeds_sizes_and_shows_the_pictures(grok, tmp_path):
     as_published(tmp_path / "runs")
     status, output, errors = grok("verdict", "runs")
