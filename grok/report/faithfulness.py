@@ -30,8 +30,8 @@ class CircuitRows:
 
     @property
     def ordered(self) -> list[str]:
-        """Labels of all nodes that are in the circuit at any step, by step of the model, as recorded."""
-        return sorted(self.nodes, key=lambda label: int(label.partition(".")[0]))
+        """Labels of all nodes that are in the circuit at any step of training, by step of the model and position."""
+        return sorted(self.nodes, key=lambda label: (int(label.partition(".")[0]), label.partition("@")[2], label))
 
     def changed(self, steps: Sequence[int]) -> list[list[float | None]]:
         """Share of answers changed without each node (rows, as `ordered`) at each step; None where it is not in."""

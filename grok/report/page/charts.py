@@ -207,18 +207,23 @@ def grok_step_chart(runs: Sequence[Run], keys: Mapping[str, Sequence[Any]]) -> A
     figure, steps = _figure(), [run.grok_step for run in runs]
     names = list(keys)
     if len(names) == 1:
-        known = [(value, step) for value, step in zip(keys[names[0]], steps, strict=True) if step is not None]
-        values = list(dict.fromkeys(str(value) for value, _ in known))
-        figure.add_trace(
-            go.Scatter(
-                x=[str(value) for value, _ in known], y=[step for _, step in known], mode="markers", name="runs",
-                marker={"size": 9, "color": COLOURS[0]},
-            )
-        )  # fmt: skip
-        medians = [statistics.median(step for value, step in known if str(value) == one) for one in values]
+        values = list(map(str, keys[names[0]]))
+        for label, symbol, there in (("runs", "circle", True), ("not grokked, at the last step", "x-thin-open", False)):
+            shown = [
+                (value, step if there else run.summary.get("step"))
+                for value, step, run in zip(values, steps, runs, strict=True)
+                if (step is not None) == there
+            ]
+            figure.add_trace(
+                go.Scatter(
+                    x=[value for value, _ in shown], y=[step for _, step in shown], mode="markers", name=label,
+                    marker={"size": 9, "color": COLOURS[0], "symbol": symbol},
+                )
+            )  # fmt: skip
+        medians = {value: _median_step(runs, {names[0]: values}, names, value) for value in dict.fromkeys(values)}
         line = {"color": COLOURS[1]}
-        figure.add_trace(go.Scatter(x=values, y=medians, mode="lines", name="median", line=line))
-        figure.update_xaxes(title_text=names[0], type="category")
+        figure.add_trace(go.Scatter(x=[*medians], y=[*medians.values()], mode="lines", name="median", line=line))
+        figure.update_xaxes(title_text=names[0], type="category", categoryarray=[*medians], categoryorder="array")
         figure.update_yaxes(title_text="grokked at step", type="log")
         return figure
     across, down = ([str(v) for v in dict.fromkeys(map(str, keys[name]))] for name in names[:2])
@@ -231,11 +236,11 @@ def grok_step_chart(runs: Sequence[Run], keys: Mapping[str, Sequence[Any]]) -> A
     return figure
 
 
-def _median_step(runs: Sequence[Run], keys: Mapping[str, Sequence[Any]], names: Sequence[str], x: str, y: str) -> Any:
+def _median_step(runs: Sequence[Run], keys: Mapping[str, Sequence[Any]], names: Sequence[str], *wanted: str) -> Any:
     steps = [
         run.grok_step
         for run, *values in zip(runs, *(keys[name] for name in names[:2]), strict=True)
-        if [str(value) for value in values] == [x, y] and run.grok_step is not None
+        if [str(value) for value in values] == [*wanted] and run.grok_step is not None
     ]
     return statistics.median(steps) if steps else None
 
