@@ -266,12 +266,14 @@ def take_options(argv: Sequence[str], names: Sequence[str], usage: str) -> tuple
     """The words of a command line without the options `names` (`--NAME VALUE` or `--NAME=VALUE`), and their values.
 
     Raises:
-        BadInput: for an option without a value.
+        BadInput: for an option without a value, or one given twice.
     """
     words, found = list(argv), {}
     for name in names:
         for index, word in enumerate(words):
             if word == f"--{name}" or word.startswith(f"--{name}="):
+                if any(one.partition("=")[0] == f"--{name}" for one in words[index + 1 :]):
+                    raise BadInput(f"--{name}: given twice; leave one out", usage)
                 if "=" not in word and index + 1 == len(words):
                     raise BadInput(f"--{name}: give a value", usage)
                 found[name] = word.partition("=")[2] if "=" in word else words[index + 1]

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from grok.callbacks.console import say
-from grok.configuration import take_options, with_run
+from grok.configuration import config_files, take_options, with_run
 from grok.errors import BadInput
 from grok.files import sha256, write_atomically
 from grok.lightning_cli import dump_config
@@ -37,9 +37,18 @@ _INSIDE = ("state_dict", "model", "model_state_dict")
 
 
 def _step(text: str | None) -> int | None:
-    if text is not None and not text.isdigit():
+    if text is not None and not text.isdecimal():
         raise BadInput(f"--step {text}: give a number of optimizer steps")
     return None if text is None else int(text)
+
+
+def _insist_on_two(words: Sequence[str], names: Sequence[str], usage: str) -> None:
+    unknown = [word for word in words if word.startswith("-")]
+    if unknown:
+        raise BadInput(f"{unknown[0]}: no such option here", usage)
+    if len(words) != 2:
+        told = f"{names[len(words)]} is missing" if len(words) < 2 else f"{words[2]}: one word too many"
+        raise BadInput(told, usage)
 
 
 def export(argv: Sequence[str]) -> None:
@@ -53,8 +62,7 @@ def export(argv: Sequence[str]) -> None:
         return
     words, options = take_options(argv, ("step", "as"), EXPORT)
     kind = options.get("as", "safetensors")
-    if len(words) != 2 or any(word.startswith("-") for word in words):
-        raise BadInput(EXPORT)
+    _insist_on_two(words, ("RUN", "DIRECTORY"), EXPORT)
     if kind not in ("safetensors", "huggingface"):
         raise BadInput(f"--as {kind}: use safetensors or huggingface")
     run, directory = load_run(words[0]), Path(words[1])
@@ -90,9 +98,12 @@ def import_(argv: Sequence[str]) -> None:
         say(IMPORT)
         return
     words, options = take_options(argv, ("step",), IMPORT)
-    if len(words) < 3 or any(word.startswith("-") for word in words[:2]) or "--config" not in " ".join(words):
-        raise BadInput(IMPORT)
-    checkpoint, run, step = Path(words[0]), Path(words[1]), _step(options.get("step")) or 1  # training begins at 0
+    _insist_on_two(words[:2], ("CHECKPOINT", "RUN"), IMPORT)
+    if not config_files(words):
+        raise BadInput("--config is missing: name a configuration of the model and the data", IMPORT)
+    checkpoint, run, step = Path(words[0]), Path(words[1]), _step(options.get("step", "1"))
+    if step == 0:
+        raise BadInput("--step 0: is the model before training; give the step at which it was saved, or leave it out")
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise BadInput(f"{run}: exists; give a new directory")
     weights = _read(checkpoint)

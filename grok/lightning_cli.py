@@ -158,18 +158,11 @@ class GrokCLI(LightningCLI):
     def _parse(self, parser: LightningArgumentParser, args: Sequence[str]) -> Any:
         """Parse twice where classes are chosen in the place of default ones, whose defaults the parser would keep."""
         plain = [word for word in args if not word.startswith("--print_config")]
-        try:
-            config = parser.parse_args(plain)
-            chosen = chosen_classes(self._subcommand_parsers[config.subcommand], config[config.subcommand], "model")
-        except ArgumentError:
-            if plain == args:
-                raise
-            chosen = {}  # half a configuration can be printed
-        else:
-            if plain == args and not chosen:
-                return config
-            self._subcommand_parsers[config.subcommand].set_defaults(chosen)
-        return parser.parse_args(args)
+        half = plain != list(args)  # of a configuration can be printed
+        config = parser.parse_args(plain, _skip_validation=half)
+        chosen = chosen_classes(self._subcommand_parsers[config.subcommand], config[config.subcommand], "model")
+        self._subcommand_parsers[config.subcommand].set_defaults(chosen)
+        return parser.parse_args(args) if chosen or half else config
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: LightningCLI would let hyper-parameters in a checkpoint override what the user wrote."""

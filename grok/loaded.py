@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -124,7 +125,8 @@ def _undisturbed() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.WARNING)
     try:
-        with isolate_rng():
+        with isolate_rng(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ class RunRecord:
         for line in read_text(path).splitlines() if path.exists() else []:
             with suppress(ValueError):  # a crash has torn it
                 start = parse_json(line)
-                if isinstance(start, dict) and start.keys() >= _START:
+                if _is_of(_START, start):
                     found.append(start)
         return found
 
@@ -106,10 +106,13 @@ class RunRecord:
             rows.append(row)
         return [row for row in rows if name is None or row["name"] == name]
 
-    def replace(self, rows: Sequence[Row]) -> None:
-        """Put lines in the place of those with the same step, split and name; the others stay, in order of steps."""
+    def replace(self, rows: Sequence[Row], gone: Callable[[Row], bool] = lambda _: False) -> None:
+        """Put lines in the place of those with the same step, split and name, and of those that are `gone`; the others
+        stay, in order of steps.
+        """
         new = {(row["step"], row["split"], row["name"]) for row in rows}
-        kept: list[Row] = [row for row in self.rows() if (row["step"], row["split"], row["name"]) not in new]
+        before = [row for row in self.rows() if not gone(row)]
+        kept: list[Row] = [row for row in before if (row["step"], row["split"], row["name"]) not in new]
         whole = sorted([*kept, *rows], key=lambda row: row["step"])
         write_atomically(self.metrics_path, "".join(json.dumps(row) + "\n" for row in whole))
 
@@ -151,14 +154,17 @@ class RunRecord:
         return summary
 
 
-_START = {"time", "command", "presets", "overrides", "directory", "grok", "commit", "python", "packages", "device"}
+_START = {
+    "time": str, "command": str, "presets": list, "overrides": list, "directory": str, "grok": str,
+    "commit": str | None, "python": str, "packages": dict, "device": str,
+}  # fmt: skip
 _NUMBER = int | float | None
 _ROW = {"step": int, "split": str | None, "name": str, "value": _NUMBER}
 _OF_A_MEASUREMENT = {"low": _NUMBER, "high": _NUMBER, "floor": _NUMBER, "n": int | None}
 _SUMMARY: dict[str, Any] = {
     "step": int, "finished": bool, "accuracy": [_NUMBER], "loss": [_NUMBER], "queries_in_split": [int],
     "memorised_step": int | None, "grok_step": [int | None], "delay": _NUMBER, "crossings": [[[int | None]]],
-    "wall_seconds": _NUMBER, "train_seconds": _NUMBER, "flops": _NUMBER, "start": dict,
+    "wall_seconds": _NUMBER, "train_seconds": _NUMBER, "flops": _NUMBER, "queries": _NUMBER, "start": dict,
     "steps_per_epoch": _NUMBER, "sizes": [_NUMBER],
     "phases": [{"split": str, "level": _NUMBER, "begin": int | None, "end": int | None}],
 }  # fmt: skip

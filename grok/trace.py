@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -96,7 +97,7 @@ def trace_series(
             load_weights(model, path)
             began = time.perf_counter()
             rows = [row for callback in due for row in callback.record(str(run), step, model, data)]
-            record.replace(rows)
+            record.replace(rows, partial(_replaced, due, step))
             new += [row for row in rows if (row["step"], row["split"], row["name"]) not in known]
             kinds = ", ".join(callback.kind for callback in due)
             say(f"step {step:>7}  {kinds}  {time.perf_counter() - began:.2f} s")
@@ -104,6 +105,10 @@ def trace_series(
         to_tensorboard(run, new)
         if held is not None:
             held.close()
+
+
+def _replaced(callbacks: Sequence[CircuitCallback], step: int, row: Row) -> bool:
+    return any(callback.replaces(row, step) for callback in callbacks)
 
 
 def trace(argv: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -71,6 +72,9 @@ class CircuitCallback(L.Callback):
     of_values: bool = False
     """Whether it makes sense of queries whose answers are values, not tokens."""
 
+    names: re.Pattern[str] | None = None
+    """Of an analysis that records other names each time: its lines, which go when a trace makes it again."""
+
     def __init__(
         self,
         enabled: bool = False,
@@ -114,7 +118,11 @@ class CircuitCallback(L.Callback):
         """
         if not self.enabled:
             return
-        for name in self.splits or self.usual_splits(data):
+        names = self.splits or self.usual_splits(data)
+        if not names:
+            fix = f"{type(data).__name__} has no held-out split: name some of {', '.join(data.splits)}"
+            insist([Problem(f"{self.kind}.splits", self.splits, fix)])
+        for name in names:
             if name not in data.splits:
                 fix = f"no such split, or an empty one; this regime has {', '.join(data.splits)}"
                 insist([Problem(f"{self.kind}.splits", name, fix)])
@@ -215,6 +223,11 @@ class CircuitCallback(L.Callback):
             AnalysisRecord(run).write(step, tensors)
             AnalysisRecord(run).name_tokens(data.task.tokens or 0, data.token_name)
         return rows
+
+    def replaces(self, row: Row, step: int) -> bool:
+        """Whether a line of the record is what an earlier analysis found where this one has looked at `step`."""
+        mine = self.names is not None and self.names.fullmatch(row["name"]) is not None
+        return mine and row["step"] == step and row["split"] in self._chosen
 
     # ------------------------------------------------------------------ what it costs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 
 from grok.callbacks.circuit import Analysis, CircuitCallback
 from grok.circuits import Grid, Node, ablation, completeness, faithfulness, find_circuit, node_of, nodes_of
-from grok.circuits.ablations import How
+from grok.circuits.ablations import How, ablate
 from grok.data import RegimeDataModule, Split
 from grok.errors import Problem, insist
 from grok.models import StepModel
@@ -33,6 +34,7 @@ class Faithfulness(CircuitCallback):
     """
 
     kind = "faithfulness"
+    names = re.compile(r"(faithfulness|completeness)/\w+/circuit|circuit/nodes|ablation/\w+/changed/.+@.+")
 
     def __init__(
         self, nodes: Sequence[str] | None = None, threshold: float = 0.9, how: How = "mean", **options: Any
@@ -47,36 +49,46 @@ class Faithfulness(CircuitCallback):
         problems, threshold = CircuitCallback.check(**options), options.get("threshold", 0.9)
         if not 0 < threshold <= 1:
             problems.append(Problem("threshold", threshold, "use a share above 0 and at most 1"))
-        if options.get("nodes") == []:
-            problems.append(Problem("nodes", [], "name one or more, as 2.head0@r1, or use null to search"))
+        nodes = options.get("nodes")
+        if nodes is not None and len(set(nodes)) < max(1, len(nodes)):
+            problems.append(Problem("nodes", nodes, "name one or more, each once, as 2.head0@r1, or null to search"))
         return problems
 
     def validate(self, model: StepModel, data: RegimeDataModule, name: str, split: Split) -> None:
         """See `CircuitCallback.validate`."""
-        if len(split) < 2:
-            insist([Problem("examples", len(split), "use 2 or more: half of them choose the circuit")])
         if self.nodes is not None:
             self._named(model, split)
-        ablation(model, split, nodes_of(model, split)[:1], self.how, batch=self.batch)
+        elif len(split) < 2:
+            insist([Problem("examples", len(split), "use 2 or more: half of them choose the circuit")])
+        for part in self._halves(split):
+            outcome = ablate(model, part, [nodes_of(model, part)[:1]], self.how, batch=self.batch)
+            if not bool(outcome.exists.any()):
+                fix = f"needs queries with other answers among the {len(part)} examples: use more, or mean or zero"
+                insist([Problem("how", self.how, fix)])
+
+    def _halves(self, split: Split) -> tuple[Split, Split]:
+        """Examples that choose the circuit, and others that it is measured on; of a named one all are measured."""
+        if self.nodes is not None:
+            return split, split
+        return split.take(slice(0, None, 2)), split.take(slice(1, None, 2))
 
     def _named(self, model: StepModel, split: Split) -> list[Node]:
         return [node_of(model, split, name) for name in self.nodes or ()]
 
     def analyse(self, model: StepModel, data: RegimeDataModule, name: str, split: Split) -> Analysis:
         """See `CircuitCallback.analyse`."""
-        measured = split
+        choosing, measured = self._halves(split)
         if self.nodes is None:
-            measured = split.take(slice(1, None, 2))
-            chosen = split.take(slice(0, None, 2))
-            circuit = list(find_circuit(model, chosen, self.threshold, self.how, batch=self.batch).nodes)
+            found = find_circuit(model, choosing, self.threshold, self.how, batch=self.batch)
+            if found.accuracy == 0:  # there is nothing to keep
+                return Analysis([])
+            circuit = list(found.nodes)
         else:
             circuit = self._named(model, split)
-        size = Grid.of_model("circuit", {"what": ("nodes",)}, torch.tensor([float(len(circuit))]))
-        if not circuit:
-            return Analysis([size])
-        one = {"circuit": ("circuit",)}
-        shares = [
-            replace(measure(model, measured, circuit, self.how, batch=self.batch), axes=one)
-            for measure in (faithfulness, completeness)
-        ]
-        return Analysis([size, *shares, ablation(model, measured, circuit, self.how, batch=self.batch)])
+        grids = [Grid.of_model("circuit", {"what": ("nodes",)}, torch.tensor([float(len(circuit))]))]
+        for measure in (faithfulness, completeness):
+            share = measure(model, measured, circuit, self.how, batch=self.batch)
+            grids.append(replace(share, axes={"circuit": ("circuit",)}))
+        if circuit:
+            grids.append(ablation(model, measured, circuit, self.how, batch=self.batch))
+        return Analysis(grids)

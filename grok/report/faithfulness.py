@@ -44,7 +44,7 @@ def circuits_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, CircuitRows]:
     found: dict[str, CircuitRows] = {}
     for row in rows:
         share, node = _SHARE.fullmatch(row["name"]), _NODE.fullmatch(row["name"])
-        if not (share or node or row["name"] == "circuit/nodes"):
+        if not (share or node or row["name"] == "circuit/nodes") or row["split"] is None:
             continue
         here = found.setdefault(row["split"], CircuitRows({}, [], {}))
         if share:

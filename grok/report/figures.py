@@ -345,7 +345,8 @@ def draw(run: str | Path) -> list[Path]:
         files += loop_curves(record, directory / "loops")
     rows = record.rows()
     for split, circuit in circuits_of(rows).items():
-        files += faithfulness_curves(record, circuit, split, directory / f"faithfulness_{split}")
+        if any(row["step"] for told in circuit.shares.values() for row in told):
+            files += faithfulness_curves(record, circuit, split, directory / f"faithfulness_{split}")
     for kind in ("groups", "measures"):
         for (name, split), curves in curves_of(rows, kind).items():
             if kind == "groups":

@@ -4,7 +4,8 @@ import json
 import re
 
 import pytest
-from test_ablations import REGIME, SPLIT
+import torch
+from test_ablations import REGIME, SPLIT, make
 
 from grok.callbacks import Faithfulness
 from grok.circuits import ablation, completeness, faithfulness, node_of, nodes_of, planted
@@ -44,8 +45,7 @@ def test_a_circuit_found_on_one_half_is_measured_on_the_other(half):
     split = type(SPLIT)(SPLIT.inputs, SPLIT.at, wrong, SPLIT.mask, SPLIT.positions)
     found = cells(Faithfulness(enabled=True).analyse(BRIDGE.model, REGIME, "test", split))
     if half == 0:  # no answer of the half that chooses is right
-        assert [*found] == ["circuit/nodes"]
-        assert found["circuit/nodes"]["value"] == 0
+        assert found == {}
     else:
         assert found["circuit/nodes"]["value"] == len(BRIDGE.nodes)
         assert found["faithfulness/mean/circuit"]["value"] is None
@@ -62,7 +62,10 @@ def test_every_node_is_found_by_its_label():
         ({"nodes": ["0.head9@r1"]}, "no such node"),
         ({"nodes": ["0.head0@q"]}, "positions are h, r1, r2"),
         ({"nodes": ["head0"]}, "write STEP.head0@POSITION"),
+        ({"nodes": ["0.mlp@r1", "0.mlp@r1"]}, "each once"),
+        ({"nodes": []}, "name one or more"),
         ({"examples": 1}, "use 2 or more"),
+        ({"examples": 2, "how": "resample"}, "needs queries with other answers among the 1 examples"),
         ({"how": "mode"}, "use zero, mean, resample"),
     ],
 )
@@ -79,7 +82,7 @@ def test_a_run_with_it_has_the_rows_pictures_and_charts(grok, tiny_config, tmp_p
     assert status == 0, err
     record = RunRecord(run)
     circuit = circuits_of(record.rows())["id_atomic"]
-    assert [row["step"] for row in circuit.sizes] == [0, 40, 80]
+    assert [row["step"] for row in circuit.sizes] == [40, 80]  # at step 0 no answer is right
     last = [row for row in record.rows() if row["step"] == 80]
     nodes = {row["name"].rpartition("/")[2] for row in last if row["name"].startswith("ablation/mean/changed/")}
     assert len(nodes) == circuit.sizes[-1]["value"] > 0
@@ -93,6 +96,29 @@ def test_a_run_with_it_has_the_rows_pictures_and_charts(grok, tiny_config, tmp_p
     assert line["y"][-1] == share["value"]
     (table,) = charts["nodes_id_atomic"]["data"]
     assert {name for name, values in zip(table["y"], table["z"], strict=True) if values[-1] is not None} == nodes
+
+    again = [*watched, "--faithfulness.how", "zero", "--faithfulness.threshold", 0.3]
+    status, _, err = grok("trace", run, *again)  # what was found before has no place beside it
+    assert status == 0, err
+    names = [row["name"] for row in record.rows() if row["step"] == 80 and row["split"] == "id_atomic"]
+    size = circuits_of(record.rows())["id_atomic"].sizes[-1]["value"]
+    assert sum(name.startswith("ablation/") for name in names) == size
+    assert not [name for name in names if "/mean/" in name]
+
+
+def test_a_circuit_of_no_node_has_its_faithfulness_and_a_named_one_may_be_measured_on_one_query():
+    guess = torch.bincount(SPLIT.targets[:, 0]).argmax()
+    always = SPLIT.take((SPLIT.targets[:, 0] == guess).nonzero()[:, 0])
+    model = make(tied=False).double()
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.weight[guess, 0] = 1.0
+        model.norm.bias[0] = 100.0  # the answer whatever the nodes write
+    found = cells(Faithfulness(enabled=True).analyse(model, REGIME, "t", always))
+    assert found["circuit/nodes"]["value"] == 0
+    assert found["faithfulness/mean/circuit"]["value"] == found["faithfulness/mean/circuit"]["floor"] == 1
+    one = Faithfulness(enabled=True, splits=["train_inferred"], nodes=["0.mlp@r1"], examples=1)
+    one.prepare(REGIME, BRIDGE.model)
 
 
 def test_the_measures_are_those_of_the_functions():

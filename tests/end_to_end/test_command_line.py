@@ -60,6 +60,8 @@ def test_a_chosen_class_has_its_own_defaults_and_what_was_written(grok, tiny_con
     net = model["net"]["init_args"]
     assert (net["positions"], net["tied"]) == ("none", False)  # of LoopedTransformer learned and True
     assert (net["width"], net["heads"], net["layers"]) == (16, 2, 1)
+    status, printed, _ = grok("fit", "--model.optimizer", "SGD", "--print_config")  # half a configuration, as a start
+    assert (status, yaml.safe_load(printed)["model"]["optimizer"]["init_args"]["weight_decay"]) == (0, 0.0)
 
 
 def test_test_validate_and_predict_need_only_the_run_directory(grok, run):

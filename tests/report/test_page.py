@@ -4,6 +4,7 @@ import base64
 import json
 import math
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +12,10 @@ import torch
 from grok.analyses import AnalysisRecord
 from grok.records import RunRecord
 from grok.report.page.build import html_page
-from grok.report.page.charts import overlay_chart
+from grok.report.page.charts import curves_chart, grok_step_chart, overlay_chart
 from grok.report.page.command import write_report
 from grok.report.page.explorer import explorers
-from grok.report.page.run import Run, load, varied
+from grok.report.page.run import Curve, Run, load, varied
 from grok.report.page.text import groups_of
 from grok.sweep import plan
 
@@ -91,6 +92,8 @@ def test_the_twin_says_what_was_asked_on_what_and_how(grok, run, tiny_config):
     assert re.search(r"\| `h` \| `<e_\d+>` \|", twin)
     accuracy = json.loads((run / "summary.json").read_text())["accuracy"]["train_inferred"]
     assert f"| train_inferred | {100 * accuracy:.1f} % |" in twin
+    assert "## Loss" not in twin  # a picture of it there is not
+    assert "slider" not in twin
 
 
 def test_a_sweep_becomes_medians_spreads_and_a_table_of_all_runs(grok, tiny_config, tmp_path):
@@ -103,13 +106,13 @@ def test_a_sweep_becomes_medians_spreads_and_a_table_of_all_runs(grok, tiny_conf
     status, _, err = grok("report", tmp_path / "s")
     assert status == 0, err
     runs = load([tmp_path / "s"])
-    assert varied(runs) == {"data.init_args.phi": [2, 2, 1.5, 1.5], "seed_everything": [0, 1, 0, 1]}
+    assert varied(runs) == {"data.phi": [2, 2, 1.5, 1.5], "seed_everything": [0, 1, 0, 1]}
     twin = (tmp_path / "s/report.md").read_text()
     assert "4 runs, 2 settings." in twin
     finals = [run.summary["accuracy"]["id_atomic"] for run in runs[:2]]
     told = f"{sum(finals) / 2:.1%}" + ("" if len(set(finals)) == 1 else f" ({min(finals):.1%}–{max(finals):.1%})")
     told = told.replace("%", " %")
-    assert re.search(rf"\| phi 2.0 \| 2 \|.*{re.escape(told)}", twin)
+    assert re.search(rf"\| phi 2 \| 2 \|.*{re.escape(told)}", twin)
     charts = embedded((tmp_path / "s/report.html").read_text(), "charts")
     means = [line for line in charts["accuracy__test_inferred_iid"]["data"] if line["name"] == "phi 1.5 (2 runs)"]
     curves = [run.curves("accuracy")["test_inferred_iid"].values for run in runs[2:]]
@@ -148,6 +151,59 @@ def test_a_picture_elsewhere_becomes_a_link_and_nothing_of_somebody_else_is_over
     assert page.read_text().startswith("![a plot]")
     assert [grok("report", run)[0], grok("report", run)[0]] == [0, 0]
     assert {path.name for path in run.iterdir()} == {"metrics.jsonl", "report.html", "report.md"}
+
+
+def test_pages_refuse_what_would_be_lost_and_count_a_run_once(grok, tmp_path):
+    run = tmp_path / "run"
+    RunRecord(run).append([row(1, "accuracy", 0.5)])
+    assert grok("report", run, run)[0] == 0  # in this directory
+    assert "1 run, 1 setting" not in (tmp_path / "report.md").read_text()  # but the page of the run
+    assert "there is no summary yet" in (tmp_path / "report.md").read_text()
+    assert '"mode":"markers"' in (tmp_path / "report.html").read_text()  # a line of one point is none
+    status, _, err = grok("report", tmp_path / "report.md")
+    assert (status, "is the twin of a report" in err) == (2, True)
+    notes = tmp_path / "notes.md"
+    for text in ("it ends with: Made by `grok report`.\n\nand more", (tmp_path / "report.md").read_text() + "mine\n"):
+        notes.write_text(text)
+        assert grok("report", run, "--out", tmp_path / "notes.html")[0] == 2
+        assert notes.read_text() == text
+    status, _, err = grok("report", run, "--out", "a.html", "--out", "b.html")
+    assert (status, "--out: given twice" in err) == (2, True)
+
+
+def test_a_record_that_is_not_whole_gives_a_page_or_a_line(grok, tmp_path):
+    run = tmp_path / "run"
+    RunRecord(run).append([row(1, "accuracy", 0.5)])
+    (run / "summary.json").write_text('{"step": 1, "loss": {"test": 1.0}, "train_seconds": null, "flops": 1.0}')
+    (run / "starts.jsonl").write_text(json.dumps(dict.fromkeys(("time", "command", "presets", "overrides"), 1)) + "\n")
+    (run / "config.yaml").write_text("data: 5\n")
+    status, _, err = grok("report", run)
+    assert status == 0, err
+    (run / "config.yaml").write_text("- 1\n")
+    assert grok("report", run)[::2] == (2, f"error: {run / 'config.yaml'}: a list, not a configuration; give a mapping "
+                                           "of keys such as model, data and trainer\n")  # fmt: skip
+    (run / "summary.json").write_text('{"step": 1, "queries": "many"}')
+    assert "not a summary of a run" in grok("report", run)[2]
+
+
+def test_lines_of_many_curves_look_different():
+    curves = {f"split {i}": Curve((1, 2), (0.1, 0.2), (None,) * 2, (None,) * 2, (None,) * 2, 9) for i in range(24)}
+    chart = curves_chart(Run(Path("nowhere"), "run"), curves, "accuracy")
+    assert len({(line.line.color, line.line.dash) for line in chart.data}) == 24
+
+
+def test_runs_that_have_not_grokked_count_in_the_median_of_their_setting():
+    steps = [100, None, None, 300, None, 500]
+    runs = [Run(Path(f"{i}"), f"{i}") for i in range(6)]
+    for run, step in zip(runs, steps, strict=True):
+        run.__dict__["summary"] = {"step": 900, "grok_step": {"test": step}}
+    chart = grok_step_chart(runs, {"phi": [1, 1, 1, 2, 2, 2]})
+    table = {line.name: dict(zip(line.x, line.y, strict=True)) for line in chart.data if line.name == "median"}
+    assert table == {"median": {"1": None, "2": 500}}
+    crosses = next(line for line in chart.data if line.name.startswith("not grokked"))
+    assert (list(crosses.x), list(crosses.y)) == (["1", "1", "2"], [900, 900, 900])
+    heat = grok_step_chart(runs, {"phi": [1, 1, 1, 2, 2, 2], "k": [1] * 6})
+    assert [list(line) for line in heat.data[0].z] == [[None, 500]]
 
 
 def row(step, name, value, split="test", **more):
@@ -299,4 +355,4 @@ def test_a_run_of_an_earlier_version_has_no_starts_and_still_a_page(tmp_path):
     assert Run(tmp_path / "old", "old").grok_step is None
     page, twin = write_report([tmp_path / "old"])
     assert page.exists()
-    assert "not memorised; not grokked" in twin.read_text()
+    assert "there is no summary yet" in twin.read_text()

@@ -60,6 +60,15 @@ def test_the_slider_the_queries_and_the_tables_do_what_they_say(page):
             for row in table.find_elements("css selector", "tbody tr")
         ]
         assert again == sizes[::-1]
+        button = table.find_elements("css selector", "th button")[6]  # 99 % at, which few splits have reached
+        for _ in ("up", "down"):
+            button.click()
+            told = [
+                row.find_elements("css selector", "td")[6].text
+                for row in table.find_elements("css selector", "tbody tr")
+            ]
+            reached = [one != "–" for one in told]
+            assert reached == sorted(reached, reverse=True), told
         assert complaints(chrome) == []
 
 

@@ -63,18 +63,25 @@ def html_page(
 
 
 def markdown_twin(markdown: str, pictures: Mapping[str, str]) -> str:
-    """The text without scripts: a picture (a path by the chart's name) where there is one, or nothing."""
+    """The text without scripts: a picture (a path by the chart's name) where there is one. A section about charts or an
+    explorer of which nothing is left is left out.
+    """
 
     def placed(match: re.Match[str]) -> str:
         picture = pictures.get(match[2]) if match[1] == "chart" else None
         return f"![{match[2]}]({picture})" if picture else ""
 
-    return re.sub(r"\n{3,}", "\n\n", _PLACE.sub(placed, markdown)).rstrip() + f"\n\n{_MADE}\n"
+    sections = [(_PLACE.sub(placed, one), one) for one in re.split(r"(?m)^(?=## )", markdown)]
+    kept = [now for now, before in sections if now == before or "![" in now or "\n|" in now]
+    return re.sub(r"\n{3,}", "\n\n", "".join(kept)).rstrip() + f"\n\n{_MADE}\n"
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a file is a page, or the twin of one, that was written here."""
-    return path.is_file() and any(mark.encode() in path.read_bytes() for mark in (_GENERATOR, _MADE))
+    """Whether a file is a page, or the twin of one, as it was written here."""
+    if not path.is_file():
+        return False
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return _GENERATOR in text.partition("</head>")[0] or text.endswith(f"\n\n{_MADE}\n")
 
 
 def _rendered(markdown: str) -> str:

@@ -20,7 +20,8 @@ _MOST_LINES = 24
 
 # Okabe and Ito's colours, those that can be seen on white and on black.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C", "#A6761D")
-DASHES = ("solid", "solid", "dash", "dash", "dot", "dashdot", "dot", "dash")
+DASHES = ("solid", "dash", "dot", "dashdot")
+_FIRST_DASH = (0, 0, 1, 1, 2, 3, 2, 1)  # of each colour; when the colours are used up, each goes on with its next dash
 _MOST_STEPS_LABELLED = 2
 
 
@@ -43,7 +44,8 @@ def _line(figure: Any, curve: Curve, name: str, index: int, row: int = 1, legend
     """A curve over the steps after 0 (their axis is logarithmic), its interval as a band, its floor dotted."""
     from plotly import graph_objects as go
 
-    colour, dash = COLOURS[index % len(COLOURS)], DASHES[(index + index // len(COLOURS)) % len(DASHES)]
+    cycle, place = divmod(index, len(COLOURS))
+    colour, dash = COLOURS[place], DASHES[(_FIRST_DASH[place] + cycle) % len(DASHES)]
     kept = [i for i, step in enumerate(curve.steps) if step > 0]
     steps = [curve.steps[i] for i in kept]
     bounds = [(curve.low[i], curve.high[i]) for i in kept]
@@ -59,8 +61,8 @@ def _line(figure: Any, curve: Curve, name: str, index: int, row: int = 1, legend
     label = name if curve.n is None else f"{name} (n = {curve.n})"
     figure.add_trace(
         go.Scatter(
-            x=steps, y=[curve.values[i] for i in kept], mode="lines", name=label, legendgroup=name, showlegend=legend,
-            line={"color": colour, "dash": dash, "width": 2},
+            x=steps, y=[curve.values[i] for i in kept], name=label, legendgroup=name, showlegend=legend,
+            mode="lines" if len(kept) > 1 else "markers", line={"color": colour, "dash": dash, "width": 2},
         ), row=row, col=1,
     )  # fmt: skip
     floors = [(curve.steps[i], curve.floor[i]) for i in kept if curve.floor[i] is not None]
@@ -237,12 +239,14 @@ def grok_step_chart(runs: Sequence[Run], keys: Mapping[str, Sequence[Any]]) -> A
 
 
 def _median_step(runs: Sequence[Run], keys: Mapping[str, Sequence[Any]], names: Sequence[str], *wanted: str) -> Any:
+    """Median over all seeds of a setting, those that have not grokked later than any step; None if it is among them."""
     steps = [
-        run.grok_step
+        math.inf if run.grok_step is None else run.grok_step
         for run, *values in zip(runs, *(keys[name] for name in names[:2]), strict=True)
-        if [str(value) for value in values] == [*wanted] and run.grok_step is not None
+        if [str(value) for value in values] == [*wanted]
     ]
-    return statistics.median(steps) if steps else None
+    median = statistics.median(steps) if steps else math.inf
+    return median if math.isfinite(median) else None
 
 
 def brought_charts(run: Run) -> dict[str, Any]:

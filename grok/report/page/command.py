@@ -22,6 +22,7 @@ One self-contained page, and its Markdown twin beside it; by default report.html
 directory for several, and PAGE.html beside PAGE.md."""
 
 _MOST_OVERLAID = 4  # splits of which all runs are drawn
+_MOST_KEYS = 6  # swept keys over which grokked steps are drawn one by one
 
 
 def report(argv: Sequence[str]) -> None:
@@ -53,6 +54,8 @@ def write_report(paths: Sequence[str | Path], out: Path | None = None) -> list[P
             raise BadInput("one Markdown page at a time")
         if not first.is_file():
             raise BadInput(f"{first}: no such file; give a Markdown page")
+        if is_ours(first):
+            raise BadInput(f"{first}: is the twin of a report; give the run or sweep, {first.parent}")
         target = out or first.with_suffix(".html")
         _write({target: html_page(first.read_text(encoding="utf-8"), base=first.parent)})
         return [target]
@@ -97,7 +100,8 @@ def _one(run: Run) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
         if curves := run.scalars(prefix):
             charts[name] = draw.curves_chart(run, curves, "norm", logarithmic=True)
     explored = explorers(run)
-    return "\n".join(of_run(run, list(charts), [one["split"] for one in explored])), charts, explored
+    shown = {one["split"]: "attention/patterns" in one["arrays"] for one in explored}
+    return "\n".join(of_run(run, list(charts), shown)), charts, explored
 
 
 def _several(title: str, runs: Sequence[Run]) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
@@ -113,8 +117,11 @@ def _several(title: str, runs: Sequence[Run]) -> tuple[str, dict[str, Any], list
         for split in splits[:_MOST_OVERLAID]:
             charts[f"{measure}: {split}"] = draw.overlay_chart(groups, split, measure)
     swept = seedless(keys)
-    if 1 <= len(swept) <= 2 and any(run.grok_step is not None for run in runs):
-        charts["grokked step"] = draw.grok_step_chart(runs, swept)
+    if any(run.grok_step is not None for run in runs):
+        together = [swept] if len(swept) <= 2 else [{key: values} for key, values in swept.items()][:_MOST_KEYS]
+        for keys_of_chart in filter(None, together):
+            name = " ".join(["grokked step", *(keys_of_chart if len(together) > 1 else ())])
+            charts[name] = draw.grok_step_chart(runs, keys_of_chart)
     return "\n".join(of_runs(title, runs, keys, list(charts))), charts, []
 
 

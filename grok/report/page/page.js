@@ -16,12 +16,14 @@ for (const [name, figure] of Object.entries(data("charts"))) {
 // ------------------------------------------------------------------ tables
 const UNITS = { G: 1e9, T: 1e12, P: 1e15, E: 1e18 };
 function sortValue(text) {
-  const number = parseFloat(text.replace(/,/g, "")) * (UNITS[text.match(/([GTPE])FLOP/)?.[1]] ?? 1);
+  const number = parseFloat(text.trim().replace(/,/g, "").replace("\u2212", "-")) * (UNITS[text.match(/([GTPE])FLOP/)?.[1]] ?? 1);
   return text.trim() === "–" || text.trim() === "" ? Infinity : Number.isNaN(number) ? text.trim() : number;
 }
-function compare(a, b) {
-  if (typeof a === typeof b) return a < b ? -1 : a > b ? 1 : 0;
-  return typeof a === "number" ? -1 : 1;
+function compare(a, b, down) {  // what is not there comes last in either direction
+  if (a === Infinity || b === Infinity) return a === b ? 0 : a === Infinity ? 1 : -1;
+  const sign = down ? -1 : 1;
+  if (typeof a !== typeof b) return sign * (typeof a === "number" ? -1 : 1);
+  return sign * (typeof a === "number" ? a - b : a.localeCompare(b, undefined, { numeric: true }));
 }
 for (const table of document.querySelectorAll("table.sortable")) {
   table.querySelectorAll("thead th").forEach((head, column) => {
@@ -34,8 +36,8 @@ for (const table of document.querySelectorAll("table.sortable")) {
       table.querySelectorAll("th").forEach(one => one.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
       const rows = [...table.tBodies[0].rows];
-      rows.sort((x, y) => compare(sortValue(x.cells[column].textContent), sortValue(y.cells[column].textContent)));
-      if (down) rows.reverse();
+      const value = row => sortValue(row.cells[column].textContent);
+      rows.sort((x, y) => compare(value(x), value(y), down));
       table.tBodies[0].append(...rows);
     });
   });

@@ -10,10 +10,9 @@ from typing import Any
 
 import yaml
 
-from grok.configuration import leaves
+from grok.configuration import insist_on_mapping, leaves, value_at
 from grok.errors import BadInput
 from grok.provenance import SECRET
-from grok.reading import read_yaml
 from grok.records import RunRecord, crossing
 from grok.report.cells import Cells, cells_in, story_grids
 from grok.report.faithfulness import CircuitRows, circuits_of
@@ -56,10 +55,12 @@ class Run:
     Args:
         directory: of the run.
         name: by which the page calls it.
+        asked: of a run of a sweep, what it sets of the keys that vary, as they were asked for.
     """
 
     directory: Path
     name: str
+    asked: Mapping[str, Any] | None = None
 
     @cached_property
     def record(self) -> RunRecord:
@@ -80,7 +81,7 @@ class Run:
     def config(self) -> Mapping[str, Any]:
         """`config.yaml`."""
         path = self.directory / "config.yaml"
-        return read_yaml(path) or {} if path.exists() else {}
+        return insist_on_mapping(path) if path.exists() else {}
 
     @cached_property
     def starts(self) -> list[dict[str, Any]]:
@@ -129,7 +130,12 @@ class Run:
     @property
     def regime(self) -> str:
         """Name of the data regime."""
-        return str((self.config.get("data") or {}).get("class_path", "?")).rpartition(".")[2]
+        return self.regime_class.rpartition(".")[2]
+
+    @property
+    def regime_class(self) -> str:
+        """Path of the class of the data regime."""
+        return str(value_at(self.config, "data.class_path") or "?")
 
     @property
     def seed(self) -> Any:
@@ -173,8 +179,13 @@ def load(paths: Sequence[str | Path]) -> list[Run]:
     for path in map(Path, paths):
         if (path / "sweep.yaml").exists():
             sweep = Sweep.load(path)
-            found = [(sweep.record(line), line.name) for line in sweep.lines]
-            begun = [Run(record.directory, name) for record, name in found if record.metrics_path.exists()]
+            parts = {line.block for line in sweep.lines}
+            found = [(sweep.record(line), line) for line in sweep.lines]
+            begun = [
+                Run(record.directory, line.name, line.set if len(parts) == 1 else None)
+                for record, line in found
+                if record.metrics_path.exists()
+            ]
             if not begun:
                 raise BadInput(
                     f"{path}: no run of this sweep has been evaluated yet; `grok sweep run {path}` trains them"
@@ -184,13 +195,20 @@ def load(paths: Sequence[str | Path]) -> list[Run]:
             runs.append(Run(path, str(path)))
         else:
             raise BadInput(f"{path}: neither a run that has been evaluated nor a sweep; give their directories")
+    runs = list({run.directory.resolve(): run for run in runs}.values())
     names = [run.name for run in runs]
     return [run if names.count(run.name) == 1 else Run(run.directory, str(run.directory)) for run in runs]
 
 
 def varied(runs: Sequence[Run]) -> dict[str, list[Any]]:
-    """Keys of the configuration in which runs differ, with the value of every run; seeds last."""
-    keys = dict.fromkeys(key for run in runs for key in run.leaves)
-    found = {key: [run.leaves.get(key) for run in runs] for key in keys if not key.startswith(_NOT_VARIED)}
+    """Keys of the configuration in which runs differ, with the value of every run; seeds last. Of the runs of one sweep
+    the keys that were asked for: a class that varies is one key, whatever its arguments are.
+    """
+    asked = [run.asked for run in runs]
+    tables: Sequence[Mapping[str, Any]] = [run.leaves for run in runs]
+    if all(one is not None for one in asked):
+        tables = [one for one in asked if one is not None]
+    keys = dict.fromkeys(key for table in tables for key in table)
+    found = {key: [table.get(key) for table in tables] for key in keys if not key.startswith(_NOT_VARIED)}
     differing = {key: values for key, values in found.items() if any(value != values[0] for value in values)}
     return dict(sorted(differing.items(), key=lambda item: "seed" in item[0]))

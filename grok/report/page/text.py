@@ -19,13 +19,13 @@ LEVELS = (0.5, 0.95, 0.99)
 _LONGEST_VALUE = 60
 
 
-def of_run(run: Run, charts: Sequence[str], explored: Sequence[str]) -> Iterator[str]:
+def of_run(run: Run, charts: Sequence[str], explored: Mapping[str, bool]) -> Iterator[str]:
     """Lines about one run.
 
     Args:
         run: the run.
         charts: names of the charts that there are.
-        explored: splits that the circuit explorer shows.
+        explored: splits that the circuit explorer shows, and whether with attention.
     """
     yield f"# {_plain(run.name)}"
     yield ""
@@ -70,20 +70,22 @@ _NOTES = {
 
 _EXPLORER = (
     "Every cell is a state S[i, position]. The slider (or the arrow keys on it) goes through the saved checkpoints; a"
-    " query shows what the logit lens reads, *all queries* the means. Point at a cell, or move to it with Tab, to see"
-    " where the heads of that step look."
+    " query shows what the logit lens reads, *all queries* the means."
 )
+_HEADS = " Point at a cell, or move to it with Tab, to see where the heads of that step look."
 
 
-def _explorers(splits: Sequence[str]) -> Iterator[str]:
-    if splits:
-        yield from ("", "## Circuit explorer", "", _EXPLORER, "")
-    for split in splits:
+def _explorers(explored: Mapping[str, bool]) -> Iterator[str]:
+    if explored:
+        yield from ("", "## Circuit explorer", "", _EXPLORER + _HEADS * any(explored.values()), "")
+    for split in explored:
         yield from (f"{{{{explorer:{split}}}}}", "")
 
 
 def _line(run: Run) -> str:
     summary = run.summary
+    if not summary:
+        return f"**{run.regime}, seed {run.seed}; there is no summary yet.**"
     parts = [f"{run.regime}, seed {run.seed}", f"{summary.get('step', 0):,} steps"]
     memorised, grokked = summary.get("memorised_step"), run.grok_step
     parts.append(f"memorised at {memorised:,}" if memorised is not None else "not memorised")
@@ -91,7 +93,7 @@ def _line(run: Run) -> str:
     if summary.get("delay") is not None:
         parts.append(f"delay {summary['delay']:.1f} ×")
     if summary.get("flops"):
-        parts.append(f"{spelled(summary['flops'])}, {summary.get('train_seconds', 0):,.0f} s of training")
+        parts.append(f"{spelled(summary['flops'])}, {summary.get('train_seconds') or 0:,.0f} s of training")
     unfinished = "" if summary.get("finished") else " **The run is not finished.**"
     return f"**{'; '.join(parts)}.**{unfinished}"
 
@@ -135,7 +137,7 @@ _SPENT: Mapping[str, Callable[[float], str]] = {
 def _data(run: Run) -> Iterator[str]:
     sizes = run.summary.get("sizes") or {}
     shown = run.starts[-1].get("example") if run.starts else None
-    yield from ("## Data", "", f"`{(run.config.get('data') or {}).get('class_path', '?')}`", "")
+    yield from ("## Data", "", _code(run.regime_class), "")
     if sizes:
         yield from _table(["size", "value"], [[name, f"{value:g}"] for name, value in sizes.items()])
         yield ""
@@ -247,7 +249,8 @@ def of_runs(title: str, runs: Sequence[Run], keys: Mapping[str, Sequence[Any]], 
     """Lines about several runs: medians of each setting, charts, and a table of all runs."""
     splits = list(dict.fromkeys(split for run in runs for split in run.curves("accuracy")))
     groups = groups_of(runs, keys)
-    yield from (f"# {_plain(title)}", "", f"{len(runs)} runs, {len(groups)} settings.", "", "## Settings", "")
+    sizes = f"{_count(len(runs), 'run')}, {_count(len(groups), 'setting')}."
+    yield from (f"# {_plain(title)}", "", sizes, "", "## Settings", "")
     yield from _table(
         ["setting", "runs", "memorised at", "grokked at", *(f"final {split}" for split in splits)],
         [_setting(name, members, splits) for name, members in groups.items()],
@@ -265,6 +268,10 @@ def of_runs(title: str, runs: Sequence[Run], keys: Mapping[str, Sequence[Any]], 
     unfinished = [run.name for run in runs if not run.summary.get("finished")]
     if unfinished:
         yield f"Not finished: {', '.join(unfinished)}."
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}{'' if number == 1 else 's'}"
 
 
 def _setting(name: str, runs: Sequence[Run], splits: Sequence[str]) -> list[str]:
@@ -291,7 +298,7 @@ def _row(run: Run, index: int, keys: Mapping[str, Sequence[Any]], splits: Sequen
     return [
         _plain(run.name), *(_plain(_spelled(values[index])) for values in keys.values()),
         _step(run.summary.get("memorised_step")), _step(run.grok_step), "–" if delay is None else f"{delay:.1f}",
-        *finals, f"{run.summary.get('train_seconds', 0):,.0f}",
+        *finals, f"{run.summary.get('train_seconds') or 0:,.0f}",
     ]  # fmt: skip
 
 
