@@ -21,8 +21,8 @@ from grok.reading import read_yaml
 
 __all__ = [
     "chosen_classes", "config_files", "config_problems", "differences", "explain", "insist_on_mapping",
-    "insist_on_one_seed",
-    "of_run", "of_the_outcome", "problems_of_blocks", "problems_of_names", "with_run",
+    "insist_on_one_seed", "of_run", "of_the_outcome", "problems_of_blocks", "problems_of_names",
+    "with_run",
 ]  # fmt: skip
 
 

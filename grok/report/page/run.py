@@ -55,7 +55,7 @@ class Run:
     Args:
         directory: of the run.
         name: by which the page calls it.
-        asked: of a run of a sweep, what it sets of the keys that vary, as they were asked for.
+        asked: of a run of the one sweep that the page is about, what it sets of the keys that vary, as asked for.
     """
 
     directory: Path
@@ -179,10 +179,10 @@ def load(paths: Sequence[str | Path]) -> list[Run]:
     for path in map(Path, paths):
         if (path / "sweep.yaml").exists():
             sweep = Sweep.load(path)
-            parts = {line.block for line in sweep.lines}
+            alike = len(paths) == len({line.block for line in sweep.lines}) == 1
             found = [(sweep.record(line), line) for line in sweep.lines]
             begun = [
-                Run(record.directory, line.name, line.set if len(parts) == 1 else None)
+                Run(record.directory, line.name, line.set if alike else None)
                 for record, line in found
                 if record.metrics_path.exists()
             ]
@@ -204,11 +204,13 @@ def varied(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """Keys of the configuration in which runs differ, with the value of every run; seeds last. Of the runs of one sweep
     the keys that were asked for: a class that varies is one key, whatever its arguments are.
     """
-    asked = [run.asked for run in runs]
-    tables: Sequence[Mapping[str, Any]] = [run.leaves for run in runs]
-    if all(one is not None for one in asked):
-        tables = [one for one in asked if one is not None]
-    keys = dict.fromkeys(key for table in tables for key in table)
-    found = {key: [table.get(key) for table in tables] for key in keys if not key.startswith(_NOT_VARIED)}
+    keys = dict.fromkeys(key for run in runs for key in (run.leaves if run.asked is None else run.asked))
+    found = {key: [_value(run, key) for run in runs] for key in keys if not key.startswith(_NOT_VARIED)}
     differing = {key: values for key, values in found.items() if any(value != values[0] for value in values)}
     return dict(sorted(differing.items(), key=lambda item: "seed" in item[0]))
+
+
+def _value(run: Run, key: str) -> Any:
+    if run.asked is None:
+        return run.leaves.get(key)
+    return run.asked[key] if key in run.asked else value_at(run.config, key)
