@@ -1,21 +1,31 @@
 """The command line as a person uses it, in process."""
 
 import json
+import shutil
 
 import pytest
 import torch
 import yaml
+from tiny_configuration import TINY
 
 from grok.callbacks import Evaluation
+from grok.cli import main
 from grok.records import RunRecord
 
 
-@pytest.fixture
-def run(grok, tiny_config, tmp_path):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
     """A finished tiny run."""
-    directory = tmp_path / "run"
-    assert grok("fit", "--config", tiny_config, "--run_dir", directory)[0] == 0
-    return directory
+    directory = tmp_path_factory.mktemp("trained")
+    (directory / "tiny.yaml").write_text(TINY)
+    assert main(["fit", "--config", str(directory / "tiny.yaml"), "--run_dir", str(directory / "run")]) == 0
+    return directory / "run"
+
+
+@pytest.fixture
+def run(grok, trained, tmp_path):
+    """A copy of it, in the directory of the test."""
+    return shutil.copytree(trained, tmp_path / "run")
 
 
 def everything_in(directory):

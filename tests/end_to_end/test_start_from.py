@@ -1,24 +1,37 @@
 """A run that starts from a saved step of another one."""
 
+import contextlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from tiny_configuration import TINY
 
 from grok.callbacks import Evaluation, load_series
 from grok.callbacks.start import insist_on_same_task
+from grok.cli import main
 from grok.errors import BadInput
 from grok.records import RunRecord
 
 
-@pytest.fixture
-def source(grok, tiny_config, tmp_path):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
     """A finished run; its lens follows the series."""
-    assert grok("fit", "--config", tiny_config, "--run_dir", "source", "--lens.enabled", "true")[0] == 0
-    return tmp_path / "source"
+    directory = tmp_path_factory.mktemp("trained")
+    (directory / "tiny.yaml").write_text(TINY)
+    with contextlib.chdir(directory):
+        assert main(["fit", "--config", "tiny.yaml", "--run_dir", "source", "--lens.enabled", "true"]) == 0
+    return directory / "source"
+
+
+@pytest.fixture
+def source(grok, trained, tmp_path):
+    """A copy of it, in the directory of the test."""
+    return shutil.copytree(trained, tmp_path / "source")
 
 
 @pytest.fixture
