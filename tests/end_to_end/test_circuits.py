@@ -292,7 +292,7 @@ def test_a_series_of_another_model_or_damaged_or_no_series_is_named(grok, tiny_c
 
     status, _, err = grok("trace", plain)
     assert status == 2
-    kinds = "lens, found, tracing, semantic, cosine, probes, attention, fourier"
+    kinds = "lens, found, tracing, semantic, cosine, probes, attention, faithfulness, fourier"
     assert f"no analysis is enabled; add --KIND.enabled true, KIND one of {kinds}" in err
 
     foreign = plain / "series/step_000000030.safetensors"
