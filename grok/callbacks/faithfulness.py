@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,6 +14,7 @@ from grok.circuits.ablations import How, ablate
 from grok.data import RegimeDataModule, Split
 from grok.errors import Problem, insist
 from grok.models import StepModel
+from grok.report.faithfulness import RECORDED
 
 __all__ = ["Faithfulness"]
 
@@ -34,7 +34,7 @@ class Faithfulness(CircuitCallback):
     """
 
     kind = "faithfulness"
-    names = re.compile(r"(faithfulness|completeness)/\w+/circuit|circuit/nodes|ablation/\w+/changed/.+@.+")
+    names = RECORDED
 
     def __init__(
         self, nodes: Sequence[str] | None = None, threshold: float = 0.9, how: How = "mean", **options: Any

@@ -12,12 +12,14 @@ from typing import Any
 from grok.records import RunRecord
 from grok.report.style import LEVELS, STYLES, finish_steps_axis, mark_milestones, new_figure, save
 
-__all__ = ["CircuitRows", "circuits_of", "faithfulness_curves"]
+__all__ = ["RECORDED", "CircuitRows", "circuits_of", "faithfulness_curves"]
 
 Rows = list[Mapping[str, Any]]
 
-_SHARE = re.compile(r"(faithfulness|completeness)/(\w+)/circuit")
-_NODE = re.compile(r"ablation/\w+/changed/(.+@.+)")
+RECORDED = re.compile(
+    r"(?P<share>faithfulness|completeness)/\w+/circuit|circuit/nodes|ablation/\w+/changed/(?P<node>.+@.+)"
+)
+"""Names of the lines of the analysis `faithfulness`."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,14 @@ def circuits_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, CircuitRows]:
     """What the analysis `faithfulness` has recorded, by split."""
     found: dict[str, CircuitRows] = {}
     for row in rows:
-        share, node = _SHARE.fullmatch(row["name"]), _NODE.fullmatch(row["name"])
-        if not (share or node or row["name"] == "circuit/nodes") or row["split"] is None:
+        match = RECORDED.fullmatch(row["name"])
+        if match is None or row["split"] is None:
             continue
         here = found.setdefault(row["split"], CircuitRows({}, [], {}))
-        if share:
-            here.shares.setdefault(share[1], []).append(row)
-        elif node:
-            here.nodes.setdefault(node[1], []).append(row)
+        if match["share"]:
+            here.shares.setdefault(match["share"], []).append(row)
+        elif match["node"]:
+            here.nodes.setdefault(match["node"], []).append(row)
         else:
             here.sizes.append(row)
     return found

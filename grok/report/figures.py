@@ -10,7 +10,7 @@ from typing import Any
 from grok.analyses import AnalysisRecord
 from grok.errors import BadInput
 from grok.records import RunRecord
-from grok.report.cells import Cells, cells_of, nearest, story_grids, title
+from grok.report.cells import Cells, cells_in, cells_of, nearest, story_grids, title
 from grok.report.faithfulness import circuits_of, faithfulness_curves
 from grok.report.loop_counts import loop_curves
 from grok.report.measures import curves_of, group_curves, measure_curves
@@ -331,19 +331,19 @@ def fourier_curves(record: RunRecord, path: Path) -> list[Path]:
 def draw(run: str | Path) -> list[Path]:
     """All pictures of a run, from its record, into `figures/`; returns the files."""
     record, directory = RunRecord(run), Path(run) / "figures"
-    if not record.rows():
+    rows = record.rows()
+    if not rows:
         raise BadInput(f"{record.metrics_path}: no record to draw")
     files = accuracy_curves(record, directory / "accuracy")
-    grids = cells_of(record)
+    grids = cells_in(rows)
     if story_grids(grids):
         files += circuit_curves(record, directory / "circuit")
     if record.rows("found/bridge"):
         files += found_curves(record, directory / "found")
     if record.rows("fourier/loss/full/test"):
         files += fourier_curves(record, directory / "fourier")
-    if any(row["name"].startswith("loops/accuracy/") for row in record.rows()):
+    if any(row["name"].startswith("loops/accuracy/") for row in rows):
         files += loop_curves(record, directory / "loops")
-    rows = record.rows()
     for split, circuit in circuits_of(rows).items():
         if any(row["step"] for told in circuit.shares.values() for row in told):
             files += faithfulness_curves(record, circuit, split, directory / f"faithfulness_{split}")

@@ -118,6 +118,15 @@ def test_what_is_no_gpt2_is_told_option_by_option(grok, tiny_config, tmp_path):
     assert not (tmp_path / "hf").exists()
 
 
+def describe(path, data, model, net):
+    """Write the configuration of a released model."""
+    path.write_text(yaml.safe_dump({
+        "data": {"class_path": "grok.data.TwoHopComposition", "init_args": data},
+        "model": {"net": {"class_path": f"grok.models.{model}", "init_args": net}},
+        "figures": {"enabled": False},
+    }))  # fmt: skip
+
+
 @pytest.mark.parametrize(("released", "loops"), [("gpt2_plain", 1), ("gpt2_shared_two_passes", 2)])
 def test_a_released_checkpoint_becomes_a_run_that_can_be_traced(grok, tmp_path, released, loops):
     with safe_open(FIXTURES / f"{released}.safetensors", "pt") as file:
@@ -127,11 +136,7 @@ def test_a_released_checkpoint_becomes_a_run_that_can_be_traced(grok, tmp_path, 
     save_file({f"module.{name}": weight.contiguous() for name, weight in weights.items()}, checkpoint)
     data = {"entities": 39, "relations": 8, "out_degree": 8, "phi": 1, "ood": 0.1, "iid": 0.1}  # 53 symbols
     net = {"width": 32, "layers": 2, "heads": 4, "loops": loops}
-    config.write_text(yaml.safe_dump({
-        "data": {"class_path": "grok.data.TwoHopComposition", "init_args": data},
-        "model": {"net": {"class_path": "grok.models.LoopedTransformer", "init_args": net}},
-        "figures": {"enabled": False},
-    }))  # fmt: skip
+    describe(config, data, "LoopedTransformer", net)
     status, _, err = grok("import", checkpoint, tmp_path / "run", "--config", config)
     assert status == 0, err
     model = package.load_run(tmp_path / "run").model()
@@ -158,11 +163,7 @@ def test_a_released_recursive_model_becomes_a_run_that_can_be_traced(grok, tmp_p
     encoding = {"class_path": "grok.data.FillIn"}
     data = {"entities": 28, "relations": 6, "out_degree": 6, "phi": 1, "ood": 0.1, "iid": 0.1, "encoding": encoding}
     net = {"width": 32, "low_cycles": 3, "mixing": "attention", "positions": "rope", "heads": 4}
-    config.write_text(yaml.safe_dump({
-        "data": {"class_path": "grok.data.TwoHopComposition", "init_args": data},
-        "model": {"net": {"class_path": "grok.models.RecursiveTransformer", "init_args": net}},
-        "figures": {"enabled": False},
-    }))  # fmt: skip
+    describe(config, data, "RecursiveTransformer", net)
     status, _, err = grok("import", checkpoint, tmp_path / "run", "--config", config)
     assert status == 0, err
     wide = RecursiveTransformer(Task(positions=10, outputs=41, tokens=41), **net)  # their queries are longer

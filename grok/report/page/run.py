@@ -16,6 +16,7 @@ from grok.provenance import SECRET
 from grok.records import RunRecord, crossing
 from grok.report.cells import Cells, cells_in, story_grids
 from grok.report.faithfulness import CircuitRows, circuits_of
+from grok.sweep.line import value_of
 from grok.sweep.plan import Sweep
 
 __all__ = ["Curve", "Run", "load", "varied"]
@@ -60,7 +61,7 @@ class Run:
 
     directory: Path
     name: str
-    asked: Mapping[str, Any] | None = None
+    asked: dict[str, Any] | None = None
 
     @cached_property
     def record(self) -> RunRecord:
@@ -205,12 +206,10 @@ def varied(runs: Sequence[Run]) -> dict[str, list[Any]]:
     the keys that were asked for: a class that varies is one key, whatever its arguments are.
     """
     keys = dict.fromkeys(key for run in runs for key in (run.leaves if run.asked is None else run.asked))
-    found = {key: [_value(run, key) for run in runs] for key in keys if not key.startswith(_NOT_VARIED)}
+    found = {
+        key: [run.leaves.get(key) if run.asked is None else value_of(run.asked, run.config, key) for run in runs]
+        for key in keys
+        if not key.startswith(_NOT_VARIED)
+    }
     differing = {key: values for key, values in found.items() if any(value != values[0] for value in values)}
     return dict(sorted(differing.items(), key=lambda item: "seed" in item[0]))
-
-
-def _value(run: Run, key: str) -> Any:
-    if run.asked is None:
-        return run.leaves.get(key)
-    return run.asked[key] if key in run.asked else value_at(run.config, key)
