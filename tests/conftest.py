@@ -1,7 +1,9 @@
 """What all tests share: one thread, and the command line run in process."""
 
 import json
+import os
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -38,7 +40,8 @@ def grok(monkeypatch, tmp_path, capsys):
         output = capsys.readouterr()
         return status, output.out, output.err
 
-    yield run
+    with mock.patch.dict(os.environ):  # a strategy for several processes leaves its port there, for all that come after
+        yield run
     if torch.distributed.is_initialized():  # of a strategy for several processes, tried with one
         torch.distributed.destroy_process_group()
 
