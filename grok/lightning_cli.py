@@ -127,6 +127,7 @@ class GrokCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The run directory, the callbacks of every run, and what the model takes from the data."""
+        parser.usage = "%(prog)s --config CONFIG [--KEY VALUE …]"  # all keys follow, with their meaning
         parser.add_argument(
             "--run_dir", type=str | None, default=None,
             help="Where the run is kept; by default runs/EXPERIMENT/REGIME/seed_N.",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +22,7 @@ from grok.files import lock, write_atomically
 from grok.lightning_cli import CALLBACKS, GrokCLI, dump_config, run_lightning
 from grok.models import StepModel
 from grok.records import Row, RunRecord
-from grok.report.tensorboard import to_tensorboard
+from grok.report.tensorboard import as_scalars, forget_scalars, to_tensorboard
 
 __all__ = ["trace", "trace_series"]
 
@@ -84,11 +85,12 @@ def trace_series(
     Raises:
         BadInput: if a checkpoint is damaged or of another model, or another process is training there.
     """
-    record, held = RunRecord(run), lock(Path(run))
-    new: list[Row] = []
-    try:
+    record = RunRecord(run)
+    with ExitStack() as at_end:
+        if (held := lock(Path(run))) is not None:
+            at_end.enter_context(held)
         record.truncate(sys.maxsize)  # a last line that a crash has torn goes
-        known = {(row["step"], row["split"], row["name"]) for row in record.rows()}
+        at_end.callback(_show_in_tensorboard, record, as_scalars(record.rows()))
         series = load_series(run)
         for step, path in series.items():
             due = [callback for callback in callbacks if callback.due(step, max(series))]
@@ -98,13 +100,16 @@ def trace_series(
             began = time.perf_counter()
             rows = [row for callback in due for row in callback.record(str(run), step, model, data)]
             record.replace(rows, partial(_replaced, due, step))
-            new += [row for row in rows if (row["step"], row["split"], row["name"]) not in known]
             kinds = ", ".join(callback.kind for callback in due)
             say(f"step {step:>7}  {kinds}  {time.perf_counter() - began:.2f} s")
-    finally:
-        to_tensorboard(run, new)
-        if held is not None:
-            held.close()
+
+
+def _show_in_tensorboard(record: RunRecord, before: Mapping[tuple[str, int], float]) -> None:
+    """Bring the event files to what the record says now, where it is not what it said before."""
+    rows = record.rows()
+    now = as_scalars(rows)
+    forget_scalars(record.directory, {scalar for scalar, value in before.items() if now.get(scalar) != value})
+    to_tensorboard(record.directory, [row for row in rows if not as_scalars([row]).items() <= before.items()])
 
 
 def _replaced(callbacks: Sequence[CircuitCallback], step: int, row: Row) -> bool:

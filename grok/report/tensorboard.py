@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,21 @@ from grok.files import replace
 from grok.reading import read_yaml
 from grok.records import Row, RunRecord
 
-__all__ = ["conclude", "describe", "flush_events", "read_scalars", "to_tensorboard", "truncate_events"]
+__all__ = [
+    "as_scalars",
+    "conclude",
+    "describe",
+    "flush_events",
+    "forget_scalars",
+    "read_scalars",
+    "to_tensorboard",
+    "truncate_events",
+]
+
+
+def as_scalars(rows: Iterable[Row]) -> dict[tuple[str, int], float]:
+    """The values of lines of the record by tag (`NAME/SPLIT`, as live analyses tag them) and step."""
+    return {(f"{row['name']}/{row['split']}", row["step"]): row["value"] for row in rows}
 
 
 def to_tensorboard(run: str | Path, rows: Sequence[Row] = (), pictures: Sequence[Path] = ()) -> None:
@@ -21,7 +35,7 @@ def to_tensorboard(run: str | Path, rows: Sequence[Row] = (), pictures: Sequence
 
     Args:
         run: the run directory; nothing is written if it has no event files (a run without a logger).
-        rows: lines of the record, tagged `NAME/SPLIT` as live analyses tag them.
+        rows: lines of the record; see `as_scalars`.
         pictures: files; only the PNG among them are shown, in the place of those shown before.
     """
     directory = Path(run) / "tensorboard"
@@ -32,8 +46,8 @@ def to_tensorboard(run: str | Path, rows: Sequence[Row] = (), pictures: Sequence
     last = (RunRecord(run).summary() or {}).get("step", 0)
     opened = _anew(run, ".figures") if pictures else SummaryWriter(str(directory), filename_suffix=".analysis")
     with opened as writer:
-        for row in rows:
-            writer.add_scalar(f"{row['name']}/{row['split']}", row["value"], row["step"])
+        for (tag, step), value in as_scalars(rows).items():
+            writer.add_scalar(tag, value, step)
         for picture in (path for path in pictures if path.suffix == ".png"):
             from matplotlib.image import imread
 
@@ -143,12 +157,22 @@ def truncate_events(run: str | Path, step: int) -> None:
 
     A file without such events, like the one that has just been opened for this process, is not touched.
     """
+    _forget(run, lambda event: event.HasField("summary") and event.step > step)
+
+
+def forget_scalars(run: str | Path, gone: Collection[tuple[str, int]]) -> None:
+    """Forget the scalars of these tags and steps: an analysis done again with other options has other ones."""
+    if gone:
+        _forget(run, lambda event: any((value.tag, event.step) in gone for value in event.summary.value))
+
+
+def _forget(run: str | Path, gone: Callable[[Any], bool]) -> None:
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     for path in sorted((Path(run) / "tensorboard").glob("events*")):
         records, torn = _records(path)
-        kept = [record for record in records if not _beyond(Event.FromString(record), step)]
+        kept = [record for record in records if not gone(Event.FromString(record))]
         if len(kept) == len(records) and not torn:
             continue
         partial = path.with_name(f".{path.name}.partial")
@@ -175,7 +199,3 @@ def _records(path: Path) -> tuple[list[bytes], bool]:
         except DataLossError:
             return records, True
         records.append(reader.record())
-
-
-def _beyond(event: Any, step: int) -> bool:
-    return bool(event.HasField("summary")) and event.step > step

@@ -219,6 +219,9 @@ def test_help_names_the_commands(grok):
     assert status == 0
     for command in ("grok fit", "grok test RUN", "grok predict RUN", "grok verify RUN"):
         assert command in output
+    status, output, _ = grok("fit", "--help")
+    assert (status, output.split("\n\n")[0]) == (0, "usage: grok [options] fit --config CONFIG [--KEY VALUE …]")
+    assert "--model.optimizer" in output
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import re
 
+import numpy
 import pytest
 import yaml
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
@@ -23,13 +24,17 @@ def plugin_values(run, plugin):
     return found
 
 
-def test_the_layout_the_configuration_and_the_parameters_stand_beside_the_scalars(grok, tiny_config, tmp_path):
+@pytest.fixture
+def run(grok, tiny_config, tmp_path):
     config = yaml.safe_load(tiny_config.read_text())
     config["trainer"]["logger"] = True
     tiny_config.write_text(yaml.safe_dump(config))
-    run = tmp_path / "run"
-    command = ("fit", "--config", tiny_config, "--run_dir", run)
+    command = ("fit", "--config", tiny_config, "--run_dir", tmp_path / "run")
     assert grok(*command, "--trainer.max_steps", 40)[0] == 0
+    return tmp_path / "run"
+
+
+def test_the_layout_the_configuration_and_the_parameters_stand_beside_the_scalars(run):
     (layout,) = plugin_values(run, "custom_scalars").values()
     categories = layout_pb2.Layout.FromString(layout.tensor.string_val[0]).category
     assert categories[0].chart[0].multiline.tag == ["^accuracy/"]
@@ -50,3 +55,21 @@ def test_the_layout_the_configuration_and_the_parameters_stand_beside_the_scalar
     assert [step for step, _ in scalars["accuracy/id_atomic"]] == [20, 40]
     patterns = [pattern for tab in ("Splits", "Weights") for _, known in LAYOUT[tab].values() for pattern in known]
     assert all(any(re.search(pattern, tag) for tag in scalars) for pattern in patterns)
+
+
+def test_an_analysis_traced_again_with_other_options_takes_the_place_of_the_one_before(grok, run):
+    before = read_scalars(run)
+    lens, seen = ("--lens.enabled", "true", "--lens.every", 30, "--figures.enabled", "false"), []
+    for options in ((), ("--lens.examples", 4), ("--lens.examples", 4, "--lens.splits", "[train_inferred]")):
+        status, _, err = grok("trace", run, *lens, *options)
+        assert status == 0, err
+        recorded = {}
+        for row in RunRecord(run).rows():
+            if row["name"].startswith("lens/"):
+                value = float(numpy.float32(row["value"]))
+                recorded.setdefault(f"{row['name']}/{row['split']}", []).append((row["step"], value))
+        assert {tag: values for tag, values in read_scalars(run).items() if tag.startswith("lens/")} == recorded
+        seen.append(recorded)
+    assert seen[0].keys() == seen[1].keys() < seen[2].keys()
+    assert seen[0] != seen[1]
+    assert {tag: values for tag, values in read_scalars(run).items() if not tag.startswith("lens/")} == before
