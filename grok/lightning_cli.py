@@ -161,9 +161,16 @@ class GrokCLI(LightningCLI):
         plain = [word for word in args if not word.startswith("--print_config")]
         half = plain != list(args)  # of a configuration can be printed
         config = parser.parse_args(plain, _skip_validation=half)
-        chosen = chosen_classes(self._subcommand_parsers[config.subcommand], config[config.subcommand], "model")
-        self._subcommand_parsers[config.subcommand].set_defaults(chosen)
-        return parser.parse_args(args) if chosen or half else config
+        subparser = self._subcommand_parsers[config.subcommand]
+        chosen = chosen_classes(subparser, config[config.subcommand], "model")
+        if not (chosen or half):
+            return config
+        usual = {key: subparser.get_default(key) for key in chosen}
+        subparser.set_defaults(chosen)
+        try:
+            return parser.parse_args(args)
+        finally:
+            subparser.set_defaults(usual)  # a sweep parses all its runs with one parser
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: LightningCLI would let hyper-parameters in a checkpoint override what the user wrote."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from unittest import mock
 
@@ -44,6 +45,21 @@ def grok(monkeypatch, tmp_path, capsys):
         yield run
     if torch.distributed.is_initialized():  # of a strategy for several processes, tried with one
         torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> Path:
+    """A finished run of the tiny configuration, made once; for copying only."""
+    directory = tmp_path_factory.mktemp("trained")
+    (directory / "tiny.yaml").write_text(TINY)
+    assert main(["fit", "--config", str(directory / "tiny.yaml"), "--run_dir", str(directory / "run")]) == 0
+    return directory / "run"
+
+
+@pytest.fixture
+def run(grok, trained, tmp_path) -> Path:
+    """A copy of it, in the directory of the test."""
+    return shutil.copytree(trained, tmp_path / "run")
 
 
 @pytest.fixture

@@ -55,11 +55,14 @@ def check(sweep: Sweep, bases: Mapping[str, Path], lines: Sequence[Line]) -> Non
 
         def parse_arguments(self, parser: Any, args: Any) -> None:
             self.subcommand = "fit"
+            sources: dict[int, Any] = {}
             for line, new in _to_check(sweep, lines):
                 try:
                     if (source := sweep.source(line)) is not None:
-                        there, config = self._parsed(parser, source), self._parsed(parser, line)
-                        insist_on_same_task(there, config, f"run {source.index} ({source.name})", "this one")
+                        if source.index not in sources:
+                            sources[source.index] = self._parsed(parser, source)
+                        there, own = sources[source.index], self._parsed(parser, line)
+                        insist_on_same_task(there, own, f"run {source.index} ({source.name})", "this one")
                     else:
                         super().parse_arguments(parser, sweep.fit(line, bases[line.base]))
                     super().before_instantiate_classes()

@@ -6,8 +6,10 @@ import shutil
 
 import pytest
 from safetensors.torch import load_file, save_file
+from tiny_configuration import TINY
 
 from grok.analyses import AnalysisRecord
+from grok.cli import main
 
 ON = ["--lens.enabled", "true", "--tracing.enabled", "true"]
 KINDS = ("lens", "found", "tracing", "semantic", "cosine", "probes", "attention", "faithfulness")
@@ -25,17 +27,22 @@ def key(row):
     return row["step"], row["split"], row["name"]
 
 
-@pytest.fixture
-def live(grok, tiny_config, tmp_path):
-    status, out, _ = grok("fit", "--config", tiny_config, "--run_dir", "live", *ON)
-    assert status == 0, out
-    return tmp_path / "live"
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("watched")
+    (directory / "tiny.yaml").write_text(TINY)
+    assert main(["fit", "--config", str(directory / "tiny.yaml"), "--run_dir", str(directory / "live"), *ON]) == 0
+    return directory / "live"
 
 
 @pytest.fixture
-def plain(grok, tiny_config, tmp_path):
-    assert grok("fit", "--config", tiny_config, "--run_dir", "plain")[0] == 0
-    return tmp_path / "plain"
+def live(grok, watched, tmp_path):
+    return shutil.copytree(watched, tmp_path / "live")
+
+
+@pytest.fixture
+def plain(grok, trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "plain")
 
 
 def test_a_run_that_is_watched_and_one_that_is_traced_afterwards_have_the_same_record(

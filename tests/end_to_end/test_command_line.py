@@ -1,31 +1,14 @@
 """The command line as a person uses it, in process."""
 
 import json
-import shutil
 
 import pytest
 import torch
 import yaml
-from tiny_configuration import TINY
 
 from grok.callbacks import Evaluation
-from grok.cli import main
+from grok.lightning_cli import GrokCLI, run_lightning
 from grok.records import RunRecord
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A finished tiny run."""
-    directory = tmp_path_factory.mktemp("trained")
-    (directory / "tiny.yaml").write_text(TINY)
-    assert main(["fit", "--config", str(directory / "tiny.yaml"), "--run_dir", str(directory / "run")]) == 0
-    return directory / "run"
-
-
-@pytest.fixture
-def run(grok, trained, tmp_path):
-    """A copy of it, in the directory of the test."""
-    return shutil.copytree(trained, tmp_path / "run")
 
 
 def everything_in(directory):
@@ -72,6 +55,24 @@ def test_a_chosen_class_has_its_own_defaults_and_what_was_written(grok, tiny_con
     assert (net["width"], net["heads"], net["layers"]) == (16, 2, 1)
     status, printed, _ = grok("fit", "--model.optimizer", "SGD", "--print_config")  # half a configuration, as a start
     assert (status, yaml.safe_load(printed)["model"]["optimizer"]["init_args"]["weight_decay"]) == (0, 0.0)
+
+
+def test_a_parser_that_is_used_again_has_forgotten_the_class_that_was_chosen(tiny_config):
+    parsed = []
+
+    class Twice(GrokCLI):
+        def parse_arguments(self, parser, args):
+            for more in ([], ["--model.optimizer", "SGD", "--model.optimizer.lr", "0.1"], []):
+                super().parse_arguments(parser, [*args, *more])
+                parsed.append(self.config.fit.model.optimizer)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_lightning(["fit", "--config", str(tiny_config)], Twice)
+    before, chosen, after = parsed
+    assert (chosen.class_path, chosen.init_args.weight_decay) == ("torch.optim.SGD", 0.0)
+    assert before == after
+    assert before.class_path == "torch.optim.AdamW"
 
 
 def test_test_validate_and_predict_need_only_the_run_directory(grok, run):

@@ -19,9 +19,9 @@ from grok.records import RunRecord
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def watched(tmp_path_factory):
     """A finished run; its lens follows the series."""
-    directory = tmp_path_factory.mktemp("trained")
+    directory = tmp_path_factory.mktemp("watched")
     (directory / "tiny.yaml").write_text(TINY)
     with contextlib.chdir(directory):
         assert main(["fit", "--config", "tiny.yaml", "--run_dir", "source", "--lens.enabled", "true"]) == 0
@@ -29,9 +29,9 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture
-def source(grok, trained, tmp_path):
+def source(grok, watched, tmp_path):
     """A copy of it, in the directory of the test."""
-    return shutil.copytree(trained, tmp_path / "source")
+    return shutil.copytree(watched, tmp_path / "source")
 
 
 @pytest.fixture
