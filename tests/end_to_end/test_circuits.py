@@ -46,10 +46,12 @@ def plain(grok, trained, tmp_path):
 
 
 def test_a_run_that_is_watched_and_one_that_is_traced_afterwards_have_the_same_record(
-    grok, tiny_config, plain, hashes, tmp_path
+    grok, tiny_config, hashes, tmp_path
 ):
-    live = tmp_path / "live"
-    assert grok("fit", "--config", tiny_config, "--run_dir", live, *ALL)[0] == 0
+    live, plain = tmp_path / "live", tmp_path / "plain"
+    fit = ("fit", "--config", tiny_config, "--series.powers_of_two", "false", "--run_dir")
+    assert grok(*fit, plain)[0] == 0
+    assert grok(*fit, live, *ALL)[0] == 0
     assert hashes(live) == hashes(plain)  # looking does not change the weights
     assert rows(plain, *RECORDED) == []
     before = rows(plain, "accuracy", "loss", "learning_rate")
@@ -61,7 +63,7 @@ def test_a_run_that_is_watched_and_one_that_is_traced_afterwards_have_the_same_r
     watched, traced = (sorted(rows(run, *RECORDED), key=key) for run in (live, plain))
     assert watched == traced
     assert {row["name"].split("/")[0] for row in traced} == set(RECORDED)
-    steps = [0, 1, 2, 4, 8, 16, 30, 32, 60]
+    steps = [0, 30, 60]
     assert sorted({row["step"] for row in traced}) == steps == AnalysisRecord(plain).steps()
     assert rows(plain, "accuracy", "loss", "learning_rate") == before
     for step in steps:

@@ -114,7 +114,7 @@ def test_another_configuration_is_refused_with_the_difference_and_fresh_steps_as
     assert everything_in(run) == before
 
 
-@pytest.mark.parametrize("stopped_at", [10, 41])
+@pytest.mark.parametrize("stopped_at", [10, pytest.param(41, marks=pytest.mark.slow)])
 def test_an_interrupted_run_continues_to_the_same_bits(
     grok, run, tiny_config, hashes, tmp_path, monkeypatch, stopped_at
 ):

@@ -266,7 +266,14 @@ def test_a_stop_between_evaluations_does_not_bring_an_early_end_forward(fit, has
     assert result(tmp_path / "run", hashes) == result(tmp_path / "twin", hashes)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        (signal.SIGTERM, 75),
+        pytest.param(signal.SIGUSR1, 75, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_saves_at_the_end_of_the_block(fit, hashes, twin, tmp_path, monkeypatch, number, status):
     original = Evaluation.on_train_batch_end
 

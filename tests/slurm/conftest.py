@@ -73,8 +73,8 @@ class Cluster:
         return result
 
     def wait_for_end(self) -> None:
-        """Wait until the queue is empty."""
-        self.wait(lambda: not self.states())
+        """Wait until the queue is empty; a job that is requeued is held for a minute each time."""
+        self.wait(lambda: not self.states(), seconds=600.0)
 
     def logs(self) -> str:
         """The end of every log, for the message of a failing test."""
