@@ -38,8 +38,9 @@ def without_seeds(line: Line) -> dict[str, Any]:
 def check(sweep: Sweep, bases: Mapping[str, Path], lines: Sequence[Line]) -> None:
     """Parse and check the configurations of `lines` as `grok fit` would; the data of every new value are made, too.
 
-    Runs that differ in seeds only are parsed once, and once for every value of a seed. A parse takes 0.1 s. Of a run
-    that starts from another one, which need not be there yet, it is checked that their graphs and models are the same.
+    Runs that differ in seeds only are parsed once, and once for every value of a seed: a parse takes some tenths of a
+    second. Of a run that starts from another one, which need not be there yet, it is checked that their graphs and
+    models are the same.
 
     Args:
         sweep: to which they belong.
