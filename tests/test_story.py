@@ -37,6 +37,7 @@ def write_run(directory, grokked=300, analysed=True):
     return record
 
 
+@pytest.mark.slow
 def test_the_story_draws_lines_of_all_seeds_and_names_what_is_missing(tmp_path):
     runs = {
         "shared": [write_run(tmp_path / "a", 200), write_run(tmp_path / "b")],

@@ -68,6 +68,7 @@ def test_the_whole_experiment_is_planned_trained_and_judged(grok, sweep):
     assert Path("runs/small/verdict/claim3.png").exists()
 
 
+@pytest.mark.slow
 def test_a_transfer_from_a_run_of_another_regime_is_refused_and_both_are_named(grok, sweep):
     assert grok("sweep", "task", "runs/small", 0)[0] == 0
     run = sweep.directory / sweep.lines[0].run_dir

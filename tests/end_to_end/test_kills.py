@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the harness needs POSIX signals")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="the harness needs POSIX signals"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +32,6 @@ def killed(kill_and_resume, tmp_path_factory):
     return harness, kills
 
 
-@pytest.mark.slow
 def test_five_kills_leave_the_same_bits_and_the_same_record(killed):
     _, kills = killed
     assert len({kill.moment for kill in kills}) >= 3
@@ -40,7 +42,6 @@ def test_five_kills_leave_the_same_bits_and_the_same_record(killed):
         assert kill.status in known, kill  # 143, 138: before the first step since the start
 
 
-@pytest.mark.slow
 def test_twenty_more_kills(kill_and_resume, tmp_path):
     harness = kill_and_resume.Harness(tmp_path, seed=7)
     kills = list(harness.plan(20))

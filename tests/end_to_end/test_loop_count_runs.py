@@ -35,6 +35,7 @@ def rows(run, kind="loops"):
     return [line for line in lines if line["name"].startswith(f"{kind}/") or line["name"] == kind]
 
 
+@pytest.mark.slow
 def test_live_and_traced_are_the_same_and_the_trained_number_agrees_with_the_accuracy(
     grok, tiny_config, tmp_path, hashes
 ):

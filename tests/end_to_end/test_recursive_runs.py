@@ -1,5 +1,6 @@
 """The recursive transformer through the command line: trained, cut and resumed, tested."""
 
+import pytest
 import yaml
 from test_survival import power_failure
 from tiny_configuration import TINY
@@ -29,6 +30,7 @@ def configuration(path):
     return path
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_goes_on_as_one_that_was_not_and_is_tested(grok, tmp_path, hashes):
     config = configuration(tmp_path / "recursive.yaml")
     status, _, errors = grok("fit", "--config", config, "--run_dir", tmp_path / "whole")

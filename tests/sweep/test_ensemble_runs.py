@@ -138,6 +138,7 @@ def test_members_at_different_steps_that_end_at_different_steps(argvs, tmp_path,
     assert RunRecord(tmp_path / "mine_1").summary()["step"] < 60
 
 
+@pytest.mark.slow
 def test_a_member_that_fails_leaves_the_others_alone(argvs, tmp_path, monkeypatch):
     original = Evaluation.on_train_batch_end
 
