@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 import torch
-from tiny_configuration import TINY
+from tiny_configuration import TINY, train_tiny
 
 from grok.cli import main
 
@@ -50,10 +50,7 @@ def grok(monkeypatch, tmp_path, capsys):
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> Path:
     """A finished run of the tiny configuration, made once; for copying only."""
-    directory = tmp_path_factory.mktemp("trained")
-    (directory / "tiny.yaml").write_text(TINY)
-    assert main(["fit", "--config", str(directory / "tiny.yaml"), "--run_dir", str(directory / "run")]) == 0
-    return directory / "run"
+    return train_tiny(tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture

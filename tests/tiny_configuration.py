@@ -1,5 +1,9 @@
 """A configuration that trains in about a second: dropout and a schedule, so that a resume has state to restore."""
 
+from pathlib import Path
+
+from grok.cli import main
+
 TINY = """
 seed_everything: 3
 trainer: {accelerator: cpu, max_steps: 60, logger: false}
@@ -18,3 +22,11 @@ series: {every: 30}
 last: {every: 25}
 figures: {enabled: false}
 """
+
+
+def train_tiny(directory: Path, *options: str) -> Path:
+    """Train it in a directory, with options of the command line; the finished run."""
+    config, run = directory / "tiny.yaml", directory / "run"
+    config.write_text(TINY)
+    assert main(["fit", "--config", str(config), "--run_dir", str(run), *options]) == 0
+    return run

@@ -6,10 +6,9 @@ import shutil
 
 import pytest
 from safetensors.torch import load_file, save_file
-from tiny_configuration import TINY
+from tiny_configuration import train_tiny
 
 from grok.analyses import AnalysisRecord
-from grok.cli import main
 
 ON = ["--lens.enabled", "true", "--tracing.enabled", "true"]
 KINDS = ("lens", "found", "tracing", "semantic", "cosine", "probes", "attention", "faithfulness")
@@ -29,10 +28,7 @@ def key(row):
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("watched")
-    (directory / "tiny.yaml").write_text(TINY)
-    assert main(["fit", "--config", str(directory / "tiny.yaml"), "--run_dir", str(directory / "live"), *ON]) == 0
-    return directory / "live"
+    return train_tiny(tmp_path_factory.mktemp("watched"), *ON)
 
 
 @pytest.fixture

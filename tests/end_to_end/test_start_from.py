@@ -1,6 +1,5 @@
 """A run that starts from a saved step of another one."""
 
-import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -9,11 +8,10 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tiny_configuration import TINY
+from tiny_configuration import train_tiny
 
 from grok.callbacks import Evaluation, load_series
 from grok.callbacks.start import insist_on_same_task
-from grok.cli import main
 from grok.errors import BadInput
 from grok.records import RunRecord
 
@@ -21,11 +19,7 @@ from grok.records import RunRecord
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):
     """A finished run; its lens follows the series."""
-    directory = tmp_path_factory.mktemp("watched")
-    (directory / "tiny.yaml").write_text(TINY)
-    with contextlib.chdir(directory):
-        assert main(["fit", "--config", "tiny.yaml", "--run_dir", "source", "--lens.enabled", "true"]) == 0
-    return directory / "source"
+    return train_tiny(tmp_path_factory.mktemp("watched"), "--lens.enabled", "true")
 
 
 @pytest.fixture
