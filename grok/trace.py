@@ -22,7 +22,7 @@ from grok.files import lock, write_atomically
 from grok.lightning_cli import CALLBACKS, GrokCLI, dump_config, run_lightning
 from grok.models import StepModel
 from grok.records import Row, RunRecord
-from grok.report.tensorboard import as_scalars, forget_scalars, to_tensorboard
+from grok.report.tensorboard import as_scalars, forget_scalars, show_scalars
 
 __all__ = ["trace", "trace_series"]
 
@@ -106,10 +106,9 @@ def trace_series(
 
 def _show_in_tensorboard(record: RunRecord, before: Mapping[tuple[str, int], float]) -> None:
     """Bring the event files to what the record says now, where it is not what it said before."""
-    rows = record.rows()
-    now = as_scalars(rows)
+    now = as_scalars(record.rows())
     forget_scalars(record.directory, {scalar for scalar, value in before.items() if now.get(scalar) != value})
-    to_tensorboard(record.directory, [row for row in rows if not as_scalars([row]).items() <= before.items()])
+    show_scalars(record.directory, {scalar: now[scalar] for scalar in now if before.get(scalar) != now[scalar]})
 
 
 def _replaced(callbacks: Sequence[CircuitCallback], step: int, row: Row) -> bool:

@@ -37,8 +37,8 @@ def draw_figures(run: str | Path) -> list[Path]:
         say("no figures without matplotlib: pip install 'grok-circuits[plots]'")
         return []
     from grok.report.figures import draw
-    from grok.report.tensorboard import to_tensorboard
+    from grok.report.tensorboard import show_pictures
 
     pictures = draw(run)
-    to_tensorboard(run, pictures=pictures)
+    show_pictures(run, pictures)
     return pictures

@@ -20,7 +20,8 @@ __all__ = [
     "flush_events",
     "forget_scalars",
     "read_scalars",
-    "to_tensorboard",
+    "show_pictures",
+    "show_scalars",
     "truncate_events",
 ]
 
@@ -30,29 +31,30 @@ def as_scalars(rows: Iterable[Row]) -> dict[tuple[str, int], float]:
     return {(f"{row['name']}/{row['split']}", row["step"]): row["value"] for row in rows}
 
 
-def to_tensorboard(run: str | Path, rows: Sequence[Row] = (), pictures: Sequence[Path] = ()) -> None:
-    """Add analysis rows and PNG pictures to the run's event files.
-
-    Args:
-        run: the run directory; nothing is written if it has no event files (a run without a logger).
-        rows: lines of the record; see `as_scalars`.
-        pictures: files; only the PNG among them are shown, in the place of those shown before.
-    """
+def show_scalars(run: str | Path, scalars: Mapping[tuple[str, int], float]) -> None:
+    """Add scalars by tag and step, see `as_scalars`, to the event files of a run that has any (that has a logger)."""
     directory = Path(run) / "tensorboard"
-    if not directory.exists() or not (rows or pictures):
+    if not directory.exists() or not scalars:
         return
     from torch.utils.tensorboard import SummaryWriter
 
-    last = (RunRecord(run).summary() or {}).get("step", 0)
-    opened = _anew(run, ".figures") if pictures else SummaryWriter(str(directory), filename_suffix=".analysis")
-    with opened as writer:
-        for (tag, step), value in as_scalars(rows).items():
+    with SummaryWriter(str(directory), filename_suffix=".analysis") as writer:
+        for (tag, step), value in scalars.items():
             writer.add_scalar(tag, value, step)
-        for picture in (path for path in pictures if path.suffix == ".png"):
-            from matplotlib.image import imread
 
-            image = imread(picture)
-            writer.add_image(picture.stem, image, last, dataformats="HWC")
+
+def show_pictures(run: str | Path, pictures: Sequence[Path]) -> None:
+    """Add the PNG files among pictures, in the place of those shown before, to a run's event files if it has any."""
+    if not pictures:
+        return
+    last = (RunRecord(run).summary() or {}).get("step", 0)
+    with _anew(run, ".figures") as writer:
+        if writer is None:
+            return
+        from matplotlib.image import imread
+
+        for picture in (path for path in pictures if path.suffix == ".png"):
+            writer.add_image(picture.stem, imread(picture), last, dataformats="HWC")
 
 
 LAYOUT = {
